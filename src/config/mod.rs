@@ -1,0 +1,117 @@
+//! Document -> [`Pipeline`]: includes read, parameters bound, sweeps expanded, nodes decoded by their specs.
+
+use crate::diag::{Span, Spanned};
+use crate::ops::{Fields, OpSpec};
+use crate::plan::NodeName;
+use indexmap::IndexMap;
+use std::path::PathBuf;
+
+/// A decoded pipeline file with everything it includes.
+#[derive(Debug)]
+pub struct Pipeline {
+    pub name: String,
+    pub doc: String,
+    /// Fixes every random choice of the run.
+    pub seed: u64,
+    pub params: IndexMap<String, Param>,
+    pub models: IndexMap<String, ModelDecl>,
+    pub teachers: IndexMap<String, TeacherDecl>,
+    pub options: RunOptions,
+    /// One entry for each node instance, after sweeps are expanded, in the order of the file.
+    pub nodes: Vec<NodeDecl>,
+}
+
+/// A parameter and the value it has in this run.
+#[derive(Debug, Clone)]
+pub struct Param {
+    pub name: String,
+    pub doc: String,
+    /// `string`, `int`, `float`, `bool`, `path` or `list`.
+    pub kind: &'static str,
+    pub value: crate::ops::Value,
+    /// Whether the command line set it.
+    pub given: bool,
+    pub span: Span,
+}
+
+/// A declared model.
+#[derive(Debug, Clone)]
+pub struct ModelDecl {
+    pub name: String,
+    pub source: ModelSource,
+    /// `f32`, `bf16` or `quantized` (as loaded from GGUF).
+    pub dtype: Spanned<String>,
+    /// Overrides the context length of the weights' own configuration.
+    pub context: Option<Spanned<u32>>,
+    /// A chat template file that replaces the model's own.
+    pub chat_template: Option<Spanned<PathBuf>>,
+    pub span: Span,
+}
+
+#[derive(Debug, Clone)]
+pub enum ModelSource {
+    /// A manifest in `datasets/` of kind `model`.
+    Manifest(Spanned<String>),
+    /// A repository of the Hugging Face hub.
+    Hub { repo: Spanned<String>, revision: Option<Spanned<String>>, file: Option<Spanned<String>> },
+    /// A GGUF file or a folder in the hub's layout.
+    Path(Spanned<PathBuf>),
+}
+
+/// A declared writer. Declared and checked now; operators that call teachers come with the writers.
+#[derive(Debug, Clone)]
+pub struct TeacherDecl {
+    pub name: String,
+    /// `openai`, `anthropic`, `local` or `replay`.
+    pub kind: Spanned<String>,
+    pub model: Option<Spanned<String>>,
+    pub base_url: Option<Spanned<String>>,
+    /// The name of the environment variable that holds the key; never the key.
+    pub api_key_env: Option<Spanned<String>>,
+    pub span: Span,
+}
+
+/// Options of the `run` block: they bound resources and never change a result.
+#[derive(Debug, Clone)]
+pub struct RunOptions {
+    /// Rows of a record batch between operators.
+    pub batch_rows: usize,
+    /// Batches that an edge holds before its producer waits.
+    pub channel_batches: usize,
+    /// Bytes that a barrier may hold in memory.
+    pub memory: u64,
+    /// Stages that run at once.
+    pub stages: usize,
+    /// Share of a node's rows that may go to quarantine before the run counts as failed (exit code 3).
+    pub tolerance: f64,
+}
+
+impl std::default::Default for RunOptions {
+    fn default() -> Self {
+        Self { batch_rows: 1024, channel_batches: 4, memory: 4 << 30, stages: 4, tolerance: 0.0 }
+    }
+}
+
+/// One node instance.
+#[derive(Debug)]
+pub struct NodeDecl {
+    pub name: NodeName,
+    pub op: &'static OpSpec,
+    pub fields: Fields,
+    pub inputs: Vec<InputDecl>,
+    /// This node's own `tolerance`, if it has one.
+    pub tolerance: Option<f64>,
+    /// The node's name in the file.
+    pub name_span: Span,
+    pub span: Span,
+}
+
+/// A reference that a node makes: `from="halves.lower"`.
+#[derive(Debug, Clone)]
+pub struct InputDecl {
+    /// The port's name.
+    pub port: &'static str,
+    pub node: String,
+    pub output: Option<String>,
+    pub span: Span,
+}

@@ -1,0 +1,101 @@
+//! Runs a [`Plan`](crate::plan::Plan): stages of streaming nodes, one lane per device, events, quarantine.
+//!
+//! Nodes with one streaming input run together with their producer over a bounded channel; every other
+//! input is read from the store when its producer has finished. Streaming edges therefore form trees, and
+//! no cycle of full channels can arise.
+
+use crate::plan::NodeName;
+use crate::store::Journal;
+use arrow::array::RecordBatch;
+use arrow::datatypes::SchemaRef;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+/// Why a node stopped.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// The run was asked to stop; finished rows are kept.
+    #[error("interrupted")]
+    Interrupted,
+    /// A consumer went away because it failed or has enough; not an error of this node.
+    #[error("output closed")]
+    Closed,
+    /// The message says what was expected, what was found, where, and what to do.
+    #[error("{message}")]
+    Failed { code: &'static str, message: String, help: Option<String> },
+}
+
+impl RunError {
+    pub fn failed(code: &'static str, message: impl Into<String>) -> Self {
+        Self::Failed { code, message: message.into(), help: None }
+    }
+
+    pub fn help(self, text: impl Into<String>) -> Self {
+        match self {
+            Self::Failed { code, message, .. } => Self::Failed { code, message, help: Some(text.into()) },
+            other => other,
+        }
+    }
+}
+
+/// A row that could not be processed.
+#[derive(Debug, Clone)]
+pub struct Rejected {
+    /// The row's `id`, or a place such as `data.jsonl:17` when it never got one.
+    pub id: String,
+    /// Kebab-case kind, such as `too-long` or `null-value`.
+    pub reason: &'static str,
+    /// For people: what was expected and what was found.
+    pub message: String,
+    /// The row as JSON, as far as it is known.
+    pub row: serde_json::Value,
+}
+
+/// One bound input while running.
+#[derive(Clone)]
+pub struct RunInput {
+    pub port: &'static str,
+    pub producer: NodeName,
+    pub schema: SchemaRef,
+    /// Set when the producer was skipped: there are no rows, and this is why.
+    pub skipped: Option<String>,
+}
+
+/// Batches of one input, in order.
+pub type BatchStream = Box<dyn Iterator<Item = Result<RecordBatch, RunError>> + Send>;
+
+/// What the executor (or a test) provides to a running node.
+pub trait NodeHost: Send + Sync {
+    fn node(&self) -> &NodeName;
+    /// This node's seed: drawn from the pipeline's seed and the node's name.
+    fn seed(&self) -> u64;
+    fn inputs(&self) -> &[RunInput];
+    /// The rows of input `index` (into `inputs()`). A stored input can be opened again; a live one once.
+    fn open(&self, index: usize) -> Result<BatchStream, RunError>;
+    fn output_schema(&self, output: usize) -> SchemaRef;
+    /// Hands rows on; waits when consumers are behind. Any batch size; the store's bytes do not depend on it.
+    fn emit(&self, output: usize, batch: RecordBatch) -> Result<(), RunError>;
+    /// Sends a row to quarantine. Fails when the node's tolerance cannot hold any more.
+    fn reject(&self, row: Rejected) -> Result<(), RunError>;
+    /// A path for a file of the node's own (`write`, `table`, `plot`), by its name in the run directory. It
+    /// appears there, atomically, when the node has finished.
+    fn file(&self, name: &str) -> Result<PathBuf, RunError>;
+    /// Text for the end of the run on standard output (a table, a chart); kept with the artifact, so that a
+    /// cached node shows it as well.
+    fn present(&self, text: &str) -> Result<(), RunError>;
+    /// The journal of a scope: results by content key that outlive a crash. `scope` must name everything
+    /// that determines a result besides the key (model digest, settings).
+    fn journal(&self, scope: &serde_json::Value) -> Result<Journal, RunError>;
+    /// Scores, generates: the lane of the device that holds a declared model.
+    fn model(&self, name: &str) -> Result<Arc<dyn crate::model::ModelLane>, RunError>;
+    /// Counts model tokens, for progress and events.
+    fn count_tokens(&self, tokens: u64);
+    /// Counts rows finished out of an expected number where output rows do not show it.
+    fn progress(&self, done: u64, total: Option<u64>);
+    /// Set when the run is to stop: return [`RunError::Interrupted`] soon.
+    fn stopping(&self) -> bool;
+    fn options(&self) -> &crate::config::RunOptions;
+}
+
+/// Shared handle to a node's host.
+pub type NodeCx = Arc<dyn NodeHost>;

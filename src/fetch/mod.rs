@@ -1,0 +1,1 @@
+//! Models and data sets: manifests, sources, checksums, the user cache.

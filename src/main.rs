@@ -1,0 +1,5 @@
+//! The `idiolect` binary.
+
+fn main() -> std::process::ExitCode {
+    idiolect::cli::main()
+}

@@ -1,0 +1,178 @@
+//! Operators: one file each, plus one line in [`REGISTRY`].
+//!
+//! This folder is the one place that knows both the plan and the machinery. An operator is decoded by its
+//! [`OpSpec`], judged at plan time by [`Operator::resolve`] and run by [`Operator::run`].
+
+pub mod spec;
+#[cfg(test)]
+pub mod testing;
+
+use crate::diag::{Diagnostic, Diagnostics, Span};
+use crate::exec::{NodeCx, RunError};
+use crate::plan::{Estimate, InputInfo, ModelInfo, NodeName};
+use arrow::datatypes::{DataType, SchemaRef};
+use std::path::PathBuf;
+
+pub use spec::{Arity, Default, FROM, FieldKind, FieldSpec, Fields, InputSpec, OUT, OpSpec, OutputSpec, Value};
+
+/// Every operator of the language, in the order of the reference.
+pub static REGISTRY: &[&OpSpec] = &[];
+
+/// The operator of that name.
+pub fn find(name: &str) -> Option<&'static OpSpec> {
+    REGISTRY.iter().copied().find(|op| op.name == name)
+}
+
+/// A configured operator.
+pub trait Operator: std::fmt::Debug + Send + Sync {
+    /// Everything of the configuration that can change a byte of the output, and nothing that cannot
+    /// (threads, batch sizes). Part of the fingerprint.
+    fn canonical(&self) -> serde_json::Value;
+
+    /// Checks the inputs' schemas and says what the node will give. Pure: reads no data beyond schemas.
+    /// Returns `None` after pushing at least one error.
+    fn resolve(&self, cx: &mut ResolveCx<'_>) -> Option<Resolved>;
+
+    /// Does the work. Called on a thread of its own; inputs and outputs are reached through `cx`.
+    fn run(&self, cx: &NodeCx) -> Result<(), RunError>;
+}
+
+/// What `resolve` says of a node.
+#[derive(Debug, Clone)]
+pub struct Resolved {
+    /// One schema for each of the spec's outputs, in order. Rows carry a non-null Utf8 column `id`, but for
+    /// tables made by `summarize` and the like.
+    pub outputs: Vec<SchemaRef>,
+    pub estimate: Estimate,
+    /// Files whose content the output depends on; their digests enter the fingerprint.
+    pub files: Vec<PathBuf>,
+    /// Names of the models used; their digests enter the fingerprint.
+    pub models: Vec<String>,
+    /// Needs its whole input before it gives its first row (sort, table, training).
+    pub barrier: bool,
+    /// Finished rows are journalled, so that none is computed twice.
+    pub journalled: bool,
+    /// Set when the node cannot run and the pipeline allows that: the reason, shown wherever the result
+    /// would have been.
+    pub skipped: Option<String>,
+    /// Paths of files that the node gives to the user, relative to the run directory.
+    pub files_out: Vec<String>,
+}
+
+impl Resolved {
+    /// A node with these outputs and nothing else to say.
+    pub fn new(outputs: Vec<SchemaRef>, estimate: Estimate) -> Self {
+        Self {
+            outputs,
+            estimate,
+            files: Vec::new(),
+            models: Vec::new(),
+            barrier: false,
+            journalled: false,
+            skipped: None,
+            files_out: Vec::new(),
+        }
+    }
+}
+
+/// What an operator sees at plan time.
+pub struct ResolveCx<'a> {
+    pub node: &'a NodeName,
+    pub op: &'static OpSpec,
+    pub span: Span,
+    /// The inputs, in the order of the spec's ports and, within a port, of the references.
+    pub inputs: &'a [InputInfo],
+    pub diagnostics: &'a mut Diagnostics,
+    /// Looks a declared model up; `None` when there is none (already reported).
+    pub models: &'a dyn Fn(&str) -> Option<&'a ModelInfo>,
+    /// Look at files of the user's machine (`load` reads schemas). Off in pure checks of examples, where
+    /// a missing file is no error as long as the schema is declared.
+    pub look_at_files: bool,
+}
+
+impl<'a> ResolveCx<'a> {
+    /// The inputs of a port.
+    pub fn port(&self, name: &str) -> Vec<&'a InputInfo> {
+        self.inputs.iter().filter(|i| i.port == name).collect()
+    }
+
+    /// The only input of a port of arity one.
+    pub fn input(&self, name: &str) -> &'a InputInfo {
+        self.inputs.iter().find(|i| i.port == name).unwrap_or_else(|| panic!("no input `{name}`"))
+    }
+
+    pub fn error(&mut self, diagnostic: Diagnostic) {
+        self.diagnostics.push(diagnostic);
+    }
+
+    /// Checks that `input` has `column` with a type that `accept` takes; otherwise reports an error that
+    /// points at the field that named the column and at the producer.
+    /// `expected` names the type in words (`string`, `number`).
+    pub fn need_column(
+        &mut self,
+        input: &InputInfo,
+        column: &str,
+        expected: &str,
+        accept: impl Fn(&DataType) -> bool,
+        span: Span,
+    ) -> Option<DataType> {
+        match input.schema.field_with_name(column) {
+            Ok(field) if accept(field.data_type()) => Some(field.data_type().clone()),
+            Ok(field) => {
+                self.error(
+                    Diagnostic::error(
+                        "column-type",
+                        format!("column `{column}` is {}, and `{}` needs {expected}", field.data_type(), self.op.name),
+                    )
+                    .at(span, format!("needs {expected}"))
+                    .and(input.producer_span, format!("`{}` gives it as {}", input.producer, field.data_type())),
+                );
+                None
+            }
+            Err(_) => {
+                let names: Vec<&str> = input.schema.fields().iter().map(|f| f.name().as_str()).collect();
+                let mut d = Diagnostic::error(
+                    "column-missing",
+                    format!("`{}` needs a column `{column}` that its input does not have", self.node),
+                )
+                .at(span, format!("column `{column}` is read here"))
+                .and(input.producer_span, format!("`{}` gives {}", input.producer, list(&names)));
+                if let Some(near) = did_you_mean(column, names.iter().copied()) {
+                    d = d.help(format!("did you mean `{near}`?"));
+                }
+                self.error(d);
+                None
+            }
+        }
+    }
+}
+
+/// "`a`, `b` and `c`".
+pub fn list(names: &[&str]) -> String {
+    let quoted: Vec<String> = names.iter().map(|n| format!("`{n}`")).collect();
+    match quoted.as_slice() {
+        [] => "nothing".into(),
+        [one] => one.clone(),
+        [head @ .., last] => format!("{} and {last}", head.join(", ")),
+    }
+}
+
+/// The candidate nearest to what was written, when it is near enough to be a slip.
+pub fn did_you_mean<'a>(written: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    candidates
+        .into_iter()
+        .map(|c| (strsim::damerau_levenshtein(&written.to_lowercase(), &c.to_lowercase()), c))
+        .filter(|(distance, c)| *distance <= (c.chars().count().max(written.chars().count()) / 3).max(1))
+        .min_by_key(|(distance, _)| *distance)
+        .map(|(_, c)| c)
+}
+
+/// A string column, in either offset width.
+pub fn is_string(t: &DataType) -> bool {
+    matches!(t, DataType::Utf8 | DataType::LargeUtf8)
+}
+
+/// A numeric column.
+pub fn is_number(t: &DataType) -> bool {
+    t.is_numeric()
+}

@@ -1,0 +1,153 @@
+//! [`Graph`](crate::graph::Graph) -> [`Plan`]: every edge has a schema, every node a fingerprint and a cost.
+//!
+//! Pure: no network, no weights, no data beyond schemas and file digests.
+
+use crate::config::{ModelDecl, RunOptions, TeacherDecl};
+use crate::diag::Span;
+use crate::ops::{OpSpec, Operator};
+use arrow::datatypes::SchemaRef;
+use indexmap::IndexMap;
+use serde::{Deserialize, Serialize};
+use std::fmt;
+use std::path::PathBuf;
+
+/// A node instance's name: the name in the file and the values of its matrix axes.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct NodeName {
+    pub base: String,
+    /// Axis -> value, in the order of the matrix; empty outside a sweep.
+    pub bindings: IndexMapOrd,
+}
+
+/// Axis values in the order of the matrix.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct IndexMapOrd(pub Vec<(String, String)>);
+
+impl IndexMapOrd {
+    pub fn get(&self, axis: &str) -> Option<&str> {
+        self.0.iter().find(|(a, _)| a == axis).map(|(_, v)| v.as_str())
+    }
+}
+
+impl NodeName {
+    pub fn plain(base: impl Into<String>) -> Self {
+        Self { base: base.into(), bindings: IndexMapOrd::default() }
+    }
+}
+
+/// `scored` or `scored[set=GSM8K, variant=gpt-4]`.
+impl fmt::Display for NodeName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.base)?;
+        if !self.bindings.0.is_empty() {
+            let pairs: Vec<String> = self.bindings.0.iter().map(|(a, v)| format!("{a}={v}")).collect();
+            write!(f, "[{}]", pairs.join(", "))?;
+        }
+        Ok(())
+    }
+}
+
+/// A content hash that names a node's output: 32 bytes of BLAKE3 in lower-case hex.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Fingerprint(pub String);
+
+impl Fingerprint {
+    /// The first 12 characters, for people.
+    pub fn short(&self) -> &str {
+        &self.0[..self.0.len().min(12)]
+    }
+}
+
+impl fmt::Display for Fingerprint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// What a node is expected to handle. `None` means unknown.
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+pub struct Estimate {
+    pub rows: Option<u64>,
+    /// Model tokens processed.
+    pub tokens: Option<u64>,
+    pub seconds: Option<f64>,
+    /// Peak memory of the node, bytes.
+    pub memory: Option<u64>,
+}
+
+/// An input as an operator sees it at plan time.
+#[derive(Debug, Clone)]
+pub struct InputInfo {
+    pub port: &'static str,
+    pub schema: SchemaRef,
+    pub producer: NodeName,
+    /// The producer's output port.
+    pub output: &'static str,
+    pub producer_span: Span,
+    /// Where the reference is written.
+    pub span: Span,
+    pub estimate: Estimate,
+    /// The reason, when the producer is skipped (only at ports that accept it).
+    pub skipped: Option<String>,
+}
+
+/// What is known of a declared model before its weights are loaded.
+#[derive(Debug, Clone)]
+pub struct ModelInfo {
+    pub decl: ModelDecl,
+    /// Digest of weights, tokenizer, template and dtype: what changes numbers.
+    pub digest: String,
+    /// Context length in tokens, where the manifest or a local file says it.
+    pub context: Option<u32>,
+    pub parameters: Option<u64>,
+    /// Whether there is a chat template; `None` when unknown before the model is fetched.
+    pub has_chat_template: Option<bool>,
+    /// Bytes of weights in memory.
+    pub memory: Option<u64>,
+}
+
+/// A typed, checked, fingerprinted pipeline. Only a plan can be run.
+pub struct Plan {
+    pub name: String,
+    pub seed: u64,
+    pub options: RunOptions,
+    pub models: IndexMap<String, ModelInfo>,
+    pub teachers: IndexMap<String, TeacherDecl>,
+    /// Producers before consumers.
+    pub nodes: Vec<PlanNode>,
+}
+
+/// One node of a plan.
+pub struct PlanNode {
+    pub name: NodeName,
+    pub op: &'static OpSpec,
+    pub operator: Box<dyn Operator>,
+    pub fingerprint: Fingerprint,
+    /// The parts that the fingerprint was made of, for `store explain` and the reasons in `plan`:
+    /// `op`, `config`, `input:<port>:<i>`, `model:<name>`, `file:<path>`, `seed`.
+    pub ingredients: IndexMap<String, String>,
+    pub inputs: Vec<PlanInput>,
+    pub outputs: Vec<SchemaRef>,
+    pub estimate: Estimate,
+    pub models: Vec<String>,
+    pub barrier: bool,
+    pub journalled: bool,
+    pub skipped: Option<String>,
+    pub files: Vec<PathBuf>,
+    pub files_out: Vec<String>,
+    /// Share of rows that may be quarantined.
+    pub tolerance: f64,
+    pub span: Span,
+}
+
+/// A bound input of a plan node.
+#[derive(Debug, Clone)]
+pub struct PlanInput {
+    pub port: &'static str,
+    /// Index into `Plan::nodes`.
+    pub node: usize,
+    /// Index into the producer's outputs.
+    pub output: usize,
+}

@@ -1,0 +1,1 @@
+//! KDL text -> Document with spans; the formatter.
