@@ -19,6 +19,9 @@ pub struct Pipeline {
     pub options: RunOptions,
     /// One entry for each node instance, after sweeps are expanded, in the order of the file.
     pub nodes: Vec<NodeDecl>,
+    /// Names of nodes that are declared but could not be decoded, which is already reported: a reference to
+    /// one of them is not reported again.
+    pub failed_nodes: Vec<String>,
 }
 
 /// A parameter and the value it has in this run.
@@ -101,6 +104,9 @@ pub struct NodeDecl {
     pub inputs: Vec<InputDecl>,
     /// This node's own `tolerance`, if it has one.
     pub tolerance: Option<f64>,
+    /// `unused="ok"`: nobody need read its outputs.
+    pub unused_ok: bool,
+    pub doc: Option<String>,
     /// The node's name in the file.
     pub name_span: Span,
     pub span: Span,

@@ -57,6 +57,10 @@ pub struct Resolved {
     pub skipped: Option<String>,
     /// Paths of files that the node gives to the user, relative to the run directory.
     pub files_out: Vec<String>,
+    /// Draws random numbers from the node's seed, which then enters the fingerprint.
+    pub seeded: bool,
+    /// Reads the matrix bindings or the names of its producers, which then enter the fingerprint.
+    pub reads_bindings: bool,
 }
 
 impl Resolved {
@@ -71,6 +75,8 @@ impl Resolved {
             journalled: false,
             skipped: None,
             files_out: Vec::new(),
+            seeded: false,
+            reads_bindings: false,
         }
     }
 }

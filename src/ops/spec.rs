@@ -20,6 +20,8 @@ pub struct OpSpec {
     pub inputs: &'static [InputSpec],
     pub outputs: &'static [OutputSpec],
     pub fields: &'static [FieldSpec],
+    /// Gives files or a report to the user, so that nobody need read its outputs.
+    pub sink: bool,
     /// A whole pipeline that checks without any file being present beyond those of the repository.
     pub example: &'static str,
     /// Makes the operator from decoded fields. Types, ranges and required fields are already checked;

@@ -135,6 +135,11 @@ pub struct PlanNode {
     pub barrier: bool,
     pub journalled: bool,
     pub skipped: Option<String>,
+    /// An earlier node with the same fingerprint: that one runs, and this one's readers read from it.
+    pub shared_with: Option<usize>,
+    /// What [`NodeHost::seed`](crate::exec::NodeHost::seed) gives.
+    pub seed: u64,
+    pub doc: Option<String>,
     pub files: Vec<PathBuf>,
     pub files_out: Vec<String>,
     /// Share of rows that may be quarantined.
