@@ -29,6 +29,12 @@ pub struct OpSpec {
     pub build: fn(&Fields, &mut Diagnostics) -> Option<Box<dyn super::Operator>>,
 }
 
+impl std::fmt::Debug for OpSpec {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "OpSpec({})", self.name)
+    }
+}
+
 /// An input port. Written as a property or child node of the port's name: `from="rows"`.
 #[derive(Clone, Copy, Debug)]
 pub struct InputSpec {
