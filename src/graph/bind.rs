@@ -69,9 +69,8 @@ fn group<'a>(nodes: &'a [NodeDecl], diagnostics: &mut Diagnostics) -> (IndexMap<
     let mut duplicates = HashSet::new();
     let mut reported = HashSet::new();
     for (i, node) in nodes.iter().enumerate() {
-        let group = groups
-            .entry(&node.name.base)
-            .or_insert_with(|| Group { name_span: node.name_span, instances: Vec::new() });
+        let group =
+            groups.entry(&node.name.base).or_insert_with(|| Group { name_span: node.name_span, instances: Vec::new() });
         if group.name_span == node.name_span {
             group.instances.push(i);
             continue;
@@ -199,7 +198,8 @@ impl<'a> Binder<'a> {
         if let Some((_, kind)) = other_kind.iter().find(|(is, _)| *is) {
             d = d.help(format!("`{name}` is a {kind}; an input reads the rows of a node"));
         }
-        let near = did_you_mean(name, self.groups.keys().copied().chain(pipeline.failed_nodes.iter().map(|s| s.as_str())));
+        let near =
+            did_you_mean(name, self.groups.keys().copied().chain(pipeline.failed_nodes.iter().map(|s| s.as_str())));
         match near {
             Some(near) => {
                 self.read.insert(near.to_string());
@@ -263,16 +263,13 @@ fn values<'a>(node: &'a NodeDecl, axes: &[&str]) -> Vec<&'a str> {
 }
 
 fn no_instance(decl: &NodeDecl, producer: &NodeDecl, reference: &InputDecl, count: usize) -> Diagnostic {
-    Diagnostic::error(
-        "no-matching-instance",
-        format!("`{}` has no instance that fits `{}`", reference.node, decl.name),
-    )
-    .at(reference.span, "read here")
-    .and(
-        producer.name_span,
-        format!("{count} instances over {}, none of which agrees on the shared axes", axes_of(producer)),
-    )
-    .help("let both nodes use the same matrix, or `keep` the same values in both matrices")
+    Diagnostic::error("no-matching-instance", format!("`{}` has no instance that fits `{}`", reference.node, decl.name))
+        .at(reference.span, "read here")
+        .and(
+            producer.name_span,
+            format!("{count} instances over {}, none of which agrees on the shared axes", axes_of(producer)),
+        )
+        .help("let both nodes use the same matrix, or `keep` the same values in both matrices")
 }
 
 fn ambiguous(decl: &NodeDecl, producer: &NodeDecl, port: &InputSpec, reference: &InputDecl, n: usize) -> Diagnostic {

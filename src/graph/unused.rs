@@ -53,9 +53,12 @@ pub(super) fn prune(graph: &mut Graph, diagnostics: &mut Diagnostics) {
         let more = instances.len() - shown.len();
         let tail = if more > 0 { format!(" (and {more} more)") } else { String::new() };
         diagnostics.push(
-            Diagnostic::warning("unused-instances", format!("{} of `{base}` are read by nobody", count(instances.len())))
-                .at(span, format!("not run: {}{tail}", list(&shown)))
-                .help("`keep` or `exclude` them in the matrix if they are not wanted"),
+            Diagnostic::warning(
+                "unused-instances",
+                format!("{} of `{base}` are read by nobody", count(instances.len())),
+            )
+            .at(span, format!("not run: {}{tail}", list(&shown)))
+            .help("`keep` or `exclude` them in the matrix if they are not wanted"),
         );
     }
     graph.order.retain(|n| needed.contains(n));

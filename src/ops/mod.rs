@@ -153,6 +153,38 @@ impl<'a> ResolveCx<'a> {
     }
 }
 
+impl<'a> ResolveCx<'a> {
+    /// Checks that a model renders conversations; a model not fetched yet gets the benefit of the doubt.
+    /// `span` is the field that named it.
+    pub fn need_chat_template(&mut self, model: &ModelInfo, span: Span) -> Option<()> {
+        if model.has_chat_template != Some(false) {
+            return Some(());
+        }
+        let name = &model.decl.name;
+        self.error(
+            Diagnostic::error("chat-template-absent", format!("model `{name}` has no chat template"))
+                .at(span, format!("`{}` puts a prompt and a response into the model's template", self.op.name))
+                .and(model.decl.span, "its files hold none")
+                .help("give the model one: `chat-template=\"template.jinja\"`, or take its instruction-tuned variant"),
+        );
+        None
+    }
+
+    /// Checks that a model's context holds `tokens`, the length that a field asks for.
+    pub fn need_context(&mut self, model: &ModelInfo, tokens: u64, span: Span) -> Option<()> {
+        let Some(context) = model.context.filter(|context| u64::from(*context) < tokens) else { return Some(()) };
+        let name = &model.decl.name;
+        let place = model.decl.context.as_ref().map_or(model.decl.span, |c| c.span);
+        self.error(
+            Diagnostic::error("context-too-small", format!("model `{name}` holds {context} tokens, not {tokens}"))
+                .at(span, format!("asks for {tokens} tokens"))
+                .and(place, format!("its context is {context} tokens"))
+                .help(format!("ask for at most {context}, or take a model with a longer context")),
+        );
+        None
+    }
+}
+
 /// "`a`, `b` and `c`".
 pub fn list(names: &[&str]) -> String {
     let quoted: Vec<String> = names.iter().map(|n| format!("`{n}`")).collect();

@@ -2,6 +2,13 @@
 //!
 //! Pure: no network, no weights, no data beyond schemas and file digests.
 
+mod build;
+mod digest;
+mod environment;
+mod fingerprint;
+mod models;
+mod status;
+
 use crate::config::{ModelDecl, RunOptions, TeacherDecl};
 use crate::diag::Span;
 use crate::ops::{OpSpec, Operator};
@@ -10,6 +17,41 @@ use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::path::PathBuf;
+
+pub use build::build;
+pub use digest::FileDigests;
+pub use fingerprint::node_seed;
+pub use models::{DeclaredOnly, ModelCatalog};
+pub use status::{State, Status, StoreView, statuses};
+
+/// What a plan may look at besides the pipeline itself.
+pub struct PlanEnv {
+    /// Knows models that are not loaded yet.
+    pub catalog: Box<dyn ModelCatalog>,
+    /// Content digests of the files that nodes read.
+    pub digests: FileDigests,
+    /// Whether operators may look at files of the user's machine (`load` reads schemas).
+    pub look_at_files: bool,
+    /// Also report what only a run needs: secrets, files and fetched models (`check --env`).
+    pub check_environment: bool,
+}
+
+impl PlanEnv {
+    /// Looks at files; remembers their digests in this process only.
+    pub fn new(catalog: impl ModelCatalog + 'static) -> Self {
+        Self {
+            catalog: Box::new(catalog),
+            digests: FileDigests::in_memory(),
+            look_at_files: true,
+            check_environment: false,
+        }
+    }
+
+    /// Looks at no file at all: for checks of examples.
+    pub fn pure() -> Self {
+        Self { digests: FileDigests::off(), look_at_files: false, ..Self::new(DeclaredOnly) }
+    }
+}
 
 /// A node instance's name: the name in the file and the values of its matrix axes.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]

@@ -1,0 +1,141 @@
+//! Declared models, as far as they are known before their weights are loaded.
+
+use super::{ModelInfo, PlanEnv};
+use crate::config::{ModelDecl, ModelSource, NodeDecl, Pipeline};
+use crate::diag::{Diagnostic, Diagnostics, Spanned};
+use crate::graph::Graph;
+use crate::ops::{FieldKind, FieldSpec, Fields, Value, did_you_mean, list};
+use indexmap::IndexMap;
+use std::collections::HashSet;
+
+/// Knows models by their declarations: manifests, the hub, local files.
+pub trait ModelCatalog: Send + Sync {
+    /// What can be said without loading weights or using the network. `None` after pushing an error.
+    fn describe(&self, decl: &ModelDecl, env: &PlanEnv, diagnostics: &mut Diagnostics) -> Option<ModelInfo>;
+
+    /// Why a run could not start with this model as things are; `None` when its files are here.
+    fn missing(&self, decl: &ModelDecl) -> Option<String>;
+}
+
+/// Knows of a model only what its declaration says, and the content of local files.
+pub struct DeclaredOnly;
+
+impl ModelCatalog for DeclaredOnly {
+    fn describe(&self, decl: &ModelDecl, env: &PlanEnv, diagnostics: &mut Diagnostics) -> Option<ModelInfo> {
+        let source = match &decl.source {
+            ModelSource::Manifest(name) => format!("manifest {}", name.value),
+            ModelSource::Hub { repo, revision, file } => {
+                let part = |p: &Option<Spanned<String>>| p.as_ref().map(|s| s.value.clone()).unwrap_or_default();
+                format!("hub {} {} {}", repo.value, part(revision), part(file))
+            }
+            ModelSource::Path(path) => match env.digests.digest(&path.value) {
+                Ok(digest) => format!("file {digest}"),
+                Err(error) => {
+                    diagnostics.push(
+                        Diagnostic::error("model-missing", format!("model `{}` cannot be read: {error}", decl.name))
+                            .at(path.span, format!("{} is not readable", path.value.display()))
+                            .help("paths are relative to the working directory"),
+                    );
+                    return None;
+                }
+            },
+        };
+        let digest = blake3::hash(format!("{source}\n{}", decl.dtype.value).as_bytes()).to_hex().to_string();
+        Some(ModelInfo {
+            decl: decl.clone(),
+            digest,
+            context: decl.context.as_ref().map(|c| c.value),
+            parameters: None,
+            has_chat_template: decl.chat_template.is_some().then_some(true),
+            memory: None,
+        })
+    }
+
+    fn missing(&self, decl: &ModelDecl) -> Option<String> {
+        match &decl.source {
+            ModelSource::Path(path) if !path.exists() => Some(format!("{} is not there", path.value.display())),
+            _ => None,
+        }
+    }
+}
+
+/// Describes every model that a planned node names.
+pub(super) fn describe(graph: &Graph, env: &PlanEnv, diagnostics: &mut Diagnostics) -> IndexMap<String, ModelInfo> {
+    let mut used: HashSet<String> = HashSet::new();
+    for &node in &graph.order {
+        let decl = graph.decl(node);
+        used.extend(named(&decl.fields, decl.op.fields, is_model).into_iter().map(|name| name.value));
+    }
+    let declared = graph.pipeline.models.iter().filter(|(name, _)| used.contains(*name));
+    declared.filter_map(|(name, decl)| Some((name.clone(), env.catalog.describe(decl, env, diagnostics)?))).collect()
+}
+
+/// Whether every model and teacher that a node names is declared and could be described.
+pub(super) fn all_known(
+    decl: &NodeDecl,
+    pipeline: &Pipeline,
+    known: &IndexMap<String, ModelInfo>,
+    found: &mut Diagnostics,
+) -> bool {
+    let mut sound = true;
+    for name in named(&decl.fields, decl.op.fields, is_model) {
+        if !pipeline.models.contains_key(&name.value) {
+            found.push(undeclared("model", &name, pipeline.models.keys()));
+        }
+        sound &= known.contains_key(&name.value);
+    }
+    for name in named(&decl.fields, decl.op.fields, is_teacher) {
+        if !pipeline.teachers.contains_key(&name.value) {
+            found.push(undeclared("teacher", &name, pipeline.teachers.keys()));
+            sound = false;
+        }
+    }
+    sound
+}
+
+fn undeclared<'a>(
+    kind: &'static str,
+    name: &Spanned<String>,
+    declared: impl Iterator<Item = &'a String>,
+) -> Diagnostic {
+    let names: Vec<&str> = declared.map(String::as_str).collect();
+    let code = if kind == "model" { "unknown-model" } else { "unknown-teacher" };
+    let d = Diagnostic::error(code, format!("there is no {kind} `{}`", name.value))
+        .at(name.span, format!("not the name of a declared {kind}"));
+    match did_you_mean(&name.value, names.iter().copied()) {
+        Some(near) => d.help(format!("did you mean `{near}`?")),
+        None if names.is_empty() => d.help(format!("declare it: `{kind} \"{}\" ...`", name.value)),
+        None => d.help(format!("declared are {}", list(&names))),
+    }
+}
+
+fn is_model(kind: &FieldKind) -> bool {
+    matches!(kind, FieldKind::Model)
+}
+
+fn is_teacher(kind: &FieldKind) -> bool {
+    matches!(kind, FieldKind::Teacher)
+}
+
+/// The names in fields of some kind, also inside lists, maps and records.
+fn named(fields: &Fields, specs: &[FieldSpec], wanted: fn(&FieldKind) -> bool) -> Vec<Spanned<String>> {
+    let mut names = Vec::new();
+    for spec in specs {
+        if let Some(value) = fields.get(spec.name) {
+            collect(value, &spec.kind, wanted, &mut names);
+        }
+    }
+    names
+}
+
+fn collect(value: &Spanned<Value>, kind: &FieldKind, wanted: fn(&FieldKind) -> bool, names: &mut Vec<Spanned<String>>) {
+    match (kind, &value.value) {
+        (kind, Value::Str(name)) if wanted(kind) => names.push(Spanned::new(name.clone(), value.span)),
+        (FieldKind::List(of), Value::List(items)) => items.iter().for_each(|i| collect(i, of, wanted, names)),
+        (FieldKind::Map(of), Value::Map(map)) => map.values().for_each(|(_, v)| collect(v, of, wanted, names)),
+        (FieldKind::Records(specs), Value::Records(records)) => {
+            records.iter().for_each(|r| names.extend(named(r, specs, wanted)));
+        }
+        _ => {}
+    }
+}
