@@ -1,1 +1,3 @@
 //! Tables, plots and their files.
+
+pub mod font;
