@@ -4,6 +4,10 @@
 //! found, labelled places in the source, and help that says what to do. Passes collect diagnostics in a
 //! [`Diagnostics`] list and go on, so that a user sees all errors of a file at once.
 
+mod render;
+
+pub use render::{render, summary, to_json};
+
 use serde::Serialize;
 use std::fmt;
 use std::path::{Path, PathBuf};
