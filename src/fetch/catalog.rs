@@ -154,13 +154,17 @@ fn note(name: &Spanned<String>, replaces: bool, diags: &mut Diagnostics) {
 fn manifest_files(folder: &Path, diags: &mut Diagnostics) -> Vec<PathBuf> {
     let entries = match std::fs::read_dir(folder) {
         Ok(entries) => entries,
-        Err(e) if matches!(e.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory) => return Vec::new(),
+        Err(e) if matches!(e.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory) => {
+            return Vec::new();
+        }
         Err(e) => {
-            diags.push(Diagnostic::error("bad-manifest", format!("cannot read the folder `{}`: {e}", folder.display())));
+            diags
+                .push(Diagnostic::error("bad-manifest", format!("cannot read the folder `{}`: {e}", folder.display())));
             return Vec::new();
         }
     };
-    let mut files: Vec<PathBuf> = entries.flatten().map(|e| e.path()).filter(|p| p.extension() == Some("kdl".as_ref())).collect();
+    let mut files: Vec<PathBuf> =
+        entries.flatten().map(|e| e.path()).filter(|p| p.extension() == Some("kdl".as_ref())).collect();
     files.sort();
     files
 }

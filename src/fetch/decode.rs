@@ -26,7 +26,8 @@ pub fn manifests(text: &str, source: SourceId, origin: &Origin, diags: &mut Diag
             "model" => decoded.models.extend(model(&mut node, origin)),
             other => {
                 let message = format!("a manifest holds `dataset` and `model` nodes, found `{other}`");
-                let help = crate::ops::did_you_mean(other, ["dataset", "model"]).map(|n| format!("did you mean `{n}`?"));
+                let help =
+                    crate::ops::did_you_mean(other, ["dataset", "model"]).map(|n| format!("did you mean `{n}`?"));
                 node.error_at_name(message, "not known here", help);
             }
         }
@@ -53,8 +54,11 @@ fn dataset(node: &mut Node<'_, '_>, origin: &Origin) -> Option<DatasetManifest> 
     if splits.is_empty() && !node.has_child("split") {
         node.error_at_name("a data set needs at least one `split`".into(), "no `split` inside", None);
     }
-    let unmapped: Vec<&str> =
-        columns.keys().map(String::as_str).filter(|c| splits.values().all(|s: &Split| !s.fields.contains_key(*c))).collect();
+    let unmapped: Vec<&str> = columns
+        .keys()
+        .map(String::as_str)
+        .filter(|c| splits.values().all(|s: &Split| !s.fields.contains_key(*c)))
+        .collect();
     if !unmapped.is_empty() && !splits.is_empty() {
         let message = format!("no split gives {}", list(&unmapped));
         node.error_at_name(message, "declared in `columns`", Some("map it in `fields`, or drop the column".into()));
@@ -228,7 +232,12 @@ fn file(node: &mut Node<'_, '_>, archives: &IndexMap<String, FileSpec>, rows: bo
     if let Some(name) = name.as_ref().filter(|_| rows && format.is_none()) {
         let names: Vec<&str> = Format::NAMES.iter().map(|(n, _)| *n).collect();
         let message = format!("the name `{}` does not tell the format", name.value);
-        node.error(message, name.span, "no known extension", Some(format!("add `format=` with one of {}", list(&names))));
+        node.error(
+            message,
+            name.span,
+            "no known extension",
+            Some(format!("add `format=` with one of {}", list(&names))),
+        );
     }
     let mut sources = Vec::new();
     for child in node.all_children() {
@@ -304,7 +313,7 @@ fn hub(node: &mut Node<'_, '_>) -> Option<Source> {
 
 fn package(node: &mut Node<'_, '_>) -> Option<Source> {
     // Both end up on pip's command line: a leading dash would be read as an option.
-    let mut word = |node: &mut Node<'_, '_>, word: Spanned<String>, what: &str, extra: &str| {
+    let word = |node: &mut Node<'_, '_>, word: Spanned<String>, what: &str, extra: &str| {
         let fine = word.value.starts_with(|c: char| c.is_ascii_alphanumeric())
             && word.value.chars().all(|c| c.is_ascii_alphanumeric() || "._-".contains(c) || extra.contains(c));
         if !fine {
@@ -321,7 +330,8 @@ fn package(node: &mut Node<'_, '_>) -> Option<Source> {
 fn checksum(node: &mut Node<'_, '_>, sum: Spanned<String>) -> Option<String> {
     let fine = sum.value.len() == 64 && sum.value.chars().all(|c| matches!(c, '0'..='9' | 'a'..='f'));
     if !fine {
-        let message = format!("`sha256` must be 64 lower-case hex digits, found {} characters", sum.value.chars().count());
+        let message =
+            format!("`sha256` must be 64 lower-case hex digits, found {} characters", sum.value.chars().count());
         node.error(message, sum.span, "here", Some("leave it out where it is not known: `fetch` then warns".into()));
     }
     fine.then_some(sum.value)
@@ -363,4 +373,3 @@ pub fn is_plain(name: &str) -> bool {
     let known = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
     !name.is_empty() && name.chars().all(known) && name.chars().any(|c| c != '.')
 }
-

@@ -121,7 +121,10 @@ mod tests {
         assert_eq!(plain.hub.cache, Path::new("/home/u/.cache/huggingface/hub"));
         assert_eq!(plain.hub.endpoint, HubConfig::ENDPOINT);
         let xdg = env(&[("HOME", "/home/u"), ("XDG_CACHE_HOME", "/c")]);
-        assert_eq!((xdg.cache.as_path(), xdg.hub.cache.as_path()), (Path::new("/c/idiolect"), Path::new("/c/huggingface/hub")));
+        assert_eq!(
+            (xdg.cache.as_path(), xdg.hub.cache.as_path()),
+            (Path::new("/c/idiolect"), Path::new("/c/huggingface/hub"))
+        );
         let own = env(&[("HOME", "/h"), ("IDIOLECT_CACHE", "~/i"), ("HF_HOME", "/hf"), ("HF_ENDPOINT", "http://m/")]);
         assert_eq!((own.cache.as_path(), own.hub.cache.as_path()), (Path::new("/h/i"), Path::new("/hf/hub")));
         assert_eq!(own.hub.endpoint, "http://m");

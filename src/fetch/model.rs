@@ -75,7 +75,8 @@ impl Fetcher {
             ModelSource::Manifest(name) => self.manifest_state(self.catalog.model(name).map_err(fail)?, span)?,
             _ => match self.local_files(decl) {
                 Ok(Some(files)) => {
-                    let (content, facts) = self.content(&files).and_then(|c| Ok((c, facts_of(&files)?))).map_err(fail)?;
+                    let (content, facts) =
+                        self.content(&files).and_then(|c| Ok((c, facts_of(&files)?))).map_err(fail)?;
                     (content, facts, Availability::Here)
                 }
                 Ok(None) => (unfetched_name(&decl.source), Facts::default(), self.hub_availability(&decl.source, span)),
@@ -136,24 +137,30 @@ impl Fetcher {
         manifest.files.iter().map(|f| self.locate(&Owner::model(manifest), f)).collect()
     }
 
-    fn manifest_state(&self, manifest: &ModelManifest, span: Span) -> Result<(String, Facts, Availability), Diagnostic> {
+    fn manifest_state(
+        &self,
+        manifest: &ModelManifest,
+        span: Span,
+    ) -> Result<(String, Facts, Availability), Diagnostic> {
         let located = self.locate_model(manifest);
         let mut here = Vec::new();
         let (mut missing_bytes, mut problem) = (Some(0u64), None);
-        for (spec, place) in manifest.files.iter().zip(located) {
+        for place in located {
             match place {
                 Located::Here(fetched) => here.push((fetched.name, fetched.path)),
                 Located::Absent { bytes, problem: p, .. } => {
                     missing_bytes = missing_bytes.zip(bytes).map(|(a, b)| a + b);
                     problem = problem.or(p);
-                    let _ = spec;
                 }
             }
         }
         let all_here = here.len() == manifest.files.len();
         let pinned = manifest.files.iter().all(|f| f.sha256.is_some());
         let content = if pinned {
-            let parts = manifest.files.iter().map(|f| (role(manifest.kind, &f.name.value), f.sha256.clone().unwrap_or_default()));
+            let parts = manifest
+                .files
+                .iter()
+                .map(|f| (role(manifest.kind, &f.name.value), f.sha256.clone().unwrap_or_default()));
             content_digest(parts.collect())
         } else if all_here {
             let files = arrange(manifest.kind, here.into_iter(), String::new());
@@ -236,7 +243,8 @@ impl Fetcher {
         for name in &wanted {
             hub.ensure_at(repo, &at, name, progress)?;
         }
-        let snapshot = hub.snapshot(&at).ok_or_else(|| FetchError::new(Kind::NotFound, "the hub cache lost a snapshot"))?;
+        let snapshot =
+            hub.snapshot(&at).ok_or_else(|| FetchError::new(Kind::NotFound, "the hub cache lost a snapshot"))?;
         let from = format!("hub {}@{}", repo.id, listing.commit);
         match wanted.last().filter(|w| w.ends_with(".gguf")).map(String::as_str).or(file) {
             Some(file) => named_files(&snapshot, file, from),
@@ -327,7 +335,8 @@ fn facts_of(files: &ModelFiles) -> Result<Facts, FetchError> {
 /// A GGUF file, or a folder as the hub lays it out.
 fn path_files(path: &Path) -> Result<ModelFiles, FetchError> {
     let from = format!("path {}", path.display());
-    let missing = |what: String| Err(FetchError::new(Kind::NotFound, what).help("paths are relative to the working directory"));
+    let missing =
+        |what: String| Err(FetchError::new(Kind::NotFound, what).help("paths are relative to the working directory"));
     if path.is_dir() {
         return folder_files(path, from);
     }
@@ -394,7 +403,10 @@ fn only_gguf(place: &str, names: &[String]) -> Result<String, FetchError> {
     gguf.sort_unstable();
     match gguf.as_slice() {
         [one] => Ok(one.to_string()),
-        [] => Err(FetchError::new(Kind::NotFound, format!("`{place}` has no weights: neither `{WEIGHTS}`, `{INDEX}` nor a `.gguf` file"))),
+        [] => Err(FetchError::new(
+            Kind::NotFound,
+            format!("`{place}` has no weights: neither `{WEIGHTS}`, `{INDEX}` nor a `.gguf` file"),
+        )),
         several => Err(FetchError::new(Kind::NotFound, format!("`{place}` has several GGUF files"))
             .help(format!("say which with `file=`: {}", crate::ops::list(several)))),
     }
@@ -402,7 +414,9 @@ fn only_gguf(place: &str, names: &[String]) -> Result<String, FetchError> {
 
 /// The files that an index of sharded weights names, in order.
 fn shards(index: &Path) -> Result<Vec<String>, FetchError> {
-    let bad = |what: String| FetchError::new(Kind::WrongContent, format!("`{}` is no index of weights: {what}", index.display()));
+    let bad = |what: String| {
+        FetchError::new(Kind::WrongContent, format!("`{}` is no index of weights: {what}", index.display()))
+    };
     let bytes = std::fs::read(index).map_err(|e| FetchError::io("read", index, &e))?;
     let json: serde_json::Value = serde_json::from_slice(&bytes).map_err(|e| bad(e.to_string()))?;
     let map = json["weight_map"].as_object().ok_or_else(|| bad("it has no `weight_map`".into()))?;

@@ -41,14 +41,18 @@ pub fn append_member(
     target: &mut dyn Write,
     progress: &dyn Progress,
 ) -> Result<u64, FetchError> {
-    let bad = |e: &dyn std::fmt::Display| FetchError::new(Kind::WrongContent, format!("{label} is not a readable zip: {e}"));
+    let bad =
+        |e: &dyn std::fmt::Display| FetchError::new(Kind::WrongContent, format!("{label} is not a readable zip: {e}"));
     let file = File::open(archive).map_err(|e| FetchError::io("read", archive, &e))?;
     let mut zip = zip::ZipArchive::new(std::io::BufReader::new(file)).map_err(|e| bad(&e))?;
     let Some(index) = zip.index_for_name(member) else {
-        let names: Vec<&str> = zip.file_names().filter(|n| !n.ends_with('/')).take(50).collect();
+        let names: Vec<String> =
+            zip.file_names().flatten().map(|n| n.into_owned()).filter(|n| !n.ends_with('/')).take(50).collect();
         let e = FetchError::new(Kind::NotFound, format!("{label} has no file `{member}`"));
-        let near = crate::ops::did_you_mean(member, names.iter().copied());
-        return Err(e.help(near.map_or_else(|| format!("it has {}", names.join(", ")), |n| format!("did you mean `{n}`?"))));
+        let near = crate::ops::did_you_mean(member, names.iter().map(String::as_str));
+        return Err(
+            e.help(near.map_or_else(|| format!("it has {}", names.join(", ")), |n| format!("did you mean `{n}`?")))
+        );
     };
     let mut entry = zip.by_index(index).map_err(|e| bad(&e))?;
     let mut buffer = vec![0; 1 << 16];
@@ -102,10 +106,15 @@ fn pip_download(
     }
     let names: Vec<String> = python.iter().map(|p| format!("`{}`", p.display())).collect();
     Err(match without_pip {
-        Some(program) => FetchError::new(Kind::Package, format!("`{program}` has no pip, which `{requirement}` is fetched with"))
-            .help(format!("install it with `{program} -m ensurepip`, or your system's package")),
-        None => FetchError::new(Kind::Package, format!("`{requirement}` is fetched with pip, and there is no {}", names.join(" or ")))
-            .help("install Python 3 with pip, or put its folder on PATH"),
+        Some(program) => {
+            FetchError::new(Kind::Package, format!("`{program}` has no pip, which `{requirement}` is fetched with"))
+                .help(format!("install it with `{program} -m ensurepip`, or your system's package"))
+        }
+        None => FetchError::new(
+            Kind::Package,
+            format!("`{requirement}` is fetched with pip, and there is no {}", names.join(" or ")),
+        )
+        .help("install Python 3 with pip, or put its folder on PATH"),
     })
 }
 
@@ -136,7 +145,8 @@ fn wait(mut child: Child, program: &Path, progress: &dyn Progress) -> Result<(bo
 
 fn pip_failed(requirement: &str, stderr: &str) -> FetchError {
     let errors: Vec<&str> = stderr.lines().filter_map(|l| l.trim().strip_prefix("ERROR: ")).collect();
-    let said = errors.last().copied().or_else(|| stderr.lines().rev().find(|l| !l.trim().is_empty())).unwrap_or("nothing");
+    let said =
+        errors.last().copied().or_else(|| stderr.lines().rev().find(|l| !l.trim().is_empty())).unwrap_or("nothing");
     let lower = stderr.to_lowercase();
     let e = |kind, what: &str| FetchError::new(kind, format!("pip {what} `{requirement}`: {}", said.trim()));
     if lower.contains("no space left") {
@@ -155,7 +165,8 @@ fn pip_failed(requirement: &str, stderr: &str) -> FetchError {
 
 fn only_wheel(folder: &Path, label: &str) -> Result<PathBuf, FetchError> {
     let entries = fs::read_dir(folder).map_err(|e| FetchError::io("read", folder, &e))?;
-    let mut wheels: Vec<PathBuf> = entries.flatten().map(|e| e.path()).filter(|p| p.extension() == Some("whl".as_ref())).collect();
+    let mut wheels: Vec<PathBuf> =
+        entries.flatten().map(|e| e.path()).filter(|p| p.extension() == Some("whl".as_ref())).collect();
     match (wheels.pop(), wheels.is_empty()) {
         (Some(wheel), true) => Ok(wheel),
         _ => Err(FetchError::new(Kind::Package, format!("pip gave no single wheel for {label}"))),

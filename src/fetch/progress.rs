@@ -7,13 +7,30 @@ use std::time::Duration;
 #[derive(Debug, Clone)]
 pub enum Event<'a> {
     /// Bytes of `file` begin to flow; `done` of them are there from an earlier, cut attempt.
-    Started { file: &'a str, from: &'a str, done: u64, bytes: Option<u64> },
-    Advanced { file: &'a str, done: u64 },
+    Started {
+        file: &'a str,
+        from: &'a str,
+        done: u64,
+        bytes: Option<u64>,
+    },
+    Advanced {
+        file: &'a str,
+        done: u64,
+    },
     /// A passing failure; it is tried again after `wait`.
-    Retry { file: &'a str, reason: &'a str, wait: Duration },
+    Retry {
+        file: &'a str,
+        reason: &'a str,
+        wait: Duration,
+    },
     /// Another process is fetching the same file.
-    Waiting { file: &'a str },
-    Finished { file: &'a str, path: &'a Path },
+    Waiting {
+        file: &'a str,
+    },
+    Finished {
+        file: &'a str,
+        path: &'a Path,
+    },
     /// Something that the user should know: no checksum, a source that was passed over.
     Warning(&'a str),
 }

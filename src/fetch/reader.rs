@@ -239,7 +239,8 @@ impl<'a, 'd> Node<'a, 'd> {
     }
 
     fn required(&mut self, name: &'static str) -> bool {
-        let given = self.has_child(name) || self.node.entries().iter().any(|e| e.name().is_some_and(|n| n.value() == name));
+        let given =
+            self.has_child(name) || self.node.entries().iter().any(|e| e.name().is_some_and(|n| n.value() == name));
         if !given {
             self.known.push(name);
             self.error_at_name(format!("`{}` needs `{name}`", self.name()), &format!("no `{name}` inside"), None);
