@@ -1,7 +1,5 @@
 //! All candle code: weights, tokenizer, chat template, decoder, kernels, scoring.
 
-pub mod cpu;
-
 use crate::exec::RunError;
 
 /// A prompt and a response under a model's chat template.

@@ -3,9 +3,20 @@
 //! This folder is the one place that knows both the plan and the machinery. An operator is decoded by its
 //! [`OpSpec`], judged at plan time by [`Operator::resolve`] and run by [`Operator::run`].
 
+mod derive;
+pub mod expression;
+mod filter;
+mod load;
+pub mod polars_bridge;
+pub mod rows;
+mod sample;
+mod select;
 pub mod spec;
 #[cfg(test)]
 pub mod testing;
+#[cfg(test)]
+pub mod testing_node;
+mod write;
 
 use crate::diag::{Diagnostic, Diagnostics, Span};
 use crate::exec::{NodeCx, RunError};
@@ -16,7 +27,8 @@ use std::path::PathBuf;
 pub use spec::{Arity, Default, FROM, FieldKind, FieldSpec, Fields, InputSpec, OUT, OpSpec, OutputSpec, Value};
 
 /// Every operator of the language, in the order of the reference.
-pub static REGISTRY: &[&OpSpec] = &[];
+pub static REGISTRY: &[&OpSpec] =
+    &[&load::SPEC, &select::SPEC, &derive::SPEC, &filter::SPEC, &sample::SPEC, &write::SPEC];
 
 /// The operator of that name.
 pub fn find(name: &str) -> Option<&'static OpSpec> {

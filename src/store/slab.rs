@@ -99,7 +99,7 @@ fn add_ranges<O: OffsetSizeTrait>(offsets: &[O], values: &[u64], valid: impl Fn(
 
 /// The length of the shortest head of `sizes` that reaches one of the limits, given what is held already.
 /// `None` when all of it stays below.
-pub(super) fn cut(sizes: &[u64], held: (usize, u64), max_rows: usize, max_bytes: u64) -> Option<usize> {
+pub fn cut(sizes: &[u64], held: (usize, u64), max_rows: usize, max_bytes: u64) -> Option<usize> {
     let (mut rows, mut bytes) = held;
     for (i, size) in sizes.iter().enumerate() {
         rows += 1;
@@ -135,7 +135,7 @@ pub fn compact(batch: RecordBatch, sizes: &[u64]) -> Result<RecordBatch, ArrowEr
 
 /// The same values in the one form that they are written in: no null buffers without nulls, no list values that no
 /// list refers to. The Parquet writer encodes the two forms differently.
-pub(super) fn normal(array: &ArrayRef) -> Result<ArrayRef, ArrowError> {
+pub fn normal(array: &ArrayRef) -> Result<ArrayRef, ArrowError> {
     let nulls = || array.nulls().filter(|n| n.null_count() > 0).cloned();
     Ok(match array.data_type() {
         DataType::List(item) => normal_list(array.as_list::<i32>(), item, nulls())?,

@@ -1,0 +1,247 @@
+//! One node of KDL, from its text to its rows, for unit tests of operators.
+
+use super::testing::MemoryHost;
+use super::{Arity, Fields, Operator, ResolveCx, Resolved};
+use crate::config::RunOptions;
+use crate::diag::{Diagnostics, SourceId, Span};
+use crate::exec::{Rejected, RunError};
+use crate::plan::{Estimate, InputInfo, NodeName};
+use arrow::array::RecordBatch;
+use arrow::datatypes::SchemaRef;
+use serde_json::Value;
+use std::sync::Arc;
+
+/// Rows from a JSON array of objects: the columns as `load` infers them, `id` not null.
+pub fn rows(json: &str) -> RecordBatch {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("rows.json");
+    std::fs::write(&path, json).unwrap();
+    let node = Node::new(&format!("load \"rows\" path={path:?}"), &[]).unwrap_or_else(|e| panic!("{e}"));
+    let ran = node.run(1024).unwrap();
+    assert_eq!(ran.rejected.len(), 0, "{:?}", ran.rejected);
+    ran.rows[0].clone()
+}
+
+/// Every row as a JSON object.
+pub fn rows_json(batch: &RecordBatch) -> Vec<Value> {
+    (0..batch.num_rows()).map(|row| super::rows::row_json(batch, row)).collect()
+}
+
+/// The rows as one line of JSON each.
+pub fn lines(batch: &RecordBatch) -> String {
+    rows_json(batch).iter().map(|row| format!("{row}\n")).collect()
+}
+
+/// An input of a node under test.
+#[derive(Clone)]
+pub struct Given {
+    pub port: &'static str,
+    pub producer: NodeName,
+    pub output: &'static str,
+    pub rows: RecordBatch,
+    pub skipped: Option<String>,
+}
+
+/// An input from a producer named `base[axis=value, …]`.
+pub fn given(port: &'static str, name: &str, rows: RecordBatch) -> Given {
+    let (base, bindings) = name.strip_suffix(']').and_then(|n| n.split_once('[')).unwrap_or((name, ""));
+    let mut producer = NodeName::plain(base);
+    let pairs = bindings.split(", ").filter_map(|pair| pair.split_once('='));
+    producer.bindings.0 = pairs.map(|(axis, value)| (axis.into(), value.into())).collect();
+    Given { port, producer, output: "out", rows, skipped: None }
+}
+
+/// A node that was decoded, built and resolved.
+pub struct Node {
+    pub operator: Box<dyn Operator>,
+    pub resolved: Resolved,
+    inputs: Vec<Given>,
+}
+
+/// What a node gave.
+pub struct Ran {
+    /// One batch for each output.
+    pub rows: Vec<RecordBatch>,
+    pub rejected: Vec<Rejected>,
+    pub host: Arc<MemoryHost>,
+}
+
+impl Node {
+    /// Decodes, builds and resolves; the error is all diagnostics as text.
+    pub fn new(kdl: &str, inputs: &[Given]) -> Result<Self, String> {
+        Self::with(kdl, inputs, true)
+    }
+
+    pub fn with(kdl: &str, inputs: &[Given], look_at_files: bool) -> Result<Self, String> {
+        let name = kdl.split_whitespace().next().expect("an operator");
+        let op = super::find(name).expect("a registered operator");
+        let fields: Fields = interim::decode_fields(op, kdl)?;
+        let mut diagnostics = Diagnostics::new();
+        let operator = (op.build)(&fields, &mut diagnostics).ok_or_else(|| shown(&diagnostics))?;
+        let span = Span::new(SourceId(0), 0, 0);
+        let info = |g: &Given| InputInfo {
+            port: g.port,
+            schema: g.rows.schema(),
+            producer: g.producer.clone(),
+            output: g.output,
+            producer_span: span,
+            span,
+            estimate: Estimate { rows: Some(g.rows.num_rows() as u64), ..Estimate::default() },
+            skipped: g.skipped.clone(),
+        };
+        let infos: Vec<InputInfo> = inputs.iter().map(info).collect();
+        for port in op.inputs {
+            let count = infos.iter().filter(|i| i.port == port.name).count();
+            assert!(count == 1 || port.arity != Arity::One, "port `{}` has {count} inputs", port.name);
+        }
+        let node = NodeName::plain("test");
+        let resolved = operator.resolve(&mut ResolveCx {
+            node: &node,
+            op,
+            span,
+            inputs: &infos,
+            diagnostics: &mut diagnostics,
+            models: &|_| None,
+            look_at_files,
+        });
+        match resolved {
+            Some(resolved) if !diagnostics.has_errors() => Ok(Self { operator, resolved, inputs: inputs.to_vec() }),
+            _ => Err(shown(&diagnostics)),
+        }
+    }
+
+    pub fn schema(&self) -> &SchemaRef {
+        &self.resolved.outputs[0]
+    }
+
+    /// Runs on inputs in batches of this many rows.
+    pub fn run(&self, batch_rows: usize) -> Result<Ran, RunError> {
+        self.run_with(RunOptions { batch_rows, ..RunOptions::default() })
+    }
+
+    pub fn run_with(&self, options: RunOptions) -> Result<Ran, RunError> {
+        let pieces = |g: &Given| split(&g.rows, options.batch_rows);
+        let inputs = self.inputs.iter().map(|g| (g.port, pieces(g))).collect();
+        let mut host = MemoryHost::new(inputs, self.resolved.outputs.clone());
+        for (input, given) in host.inputs.iter_mut().zip(&self.inputs) {
+            input.producer = given.producer.clone();
+            input.skipped = given.skipped.clone();
+        }
+        host.options = options;
+        let (rows, host) = host.run(self.operator.as_ref())?;
+        let rejected = host.rejected.lock().unwrap().clone();
+        Ok(Ran { rows, rejected, host })
+    }
+}
+
+/// The rows in batches of a size; an empty batch if there are none.
+fn split(rows: &RecordBatch, size: usize) -> Vec<RecordBatch> {
+    let starts = (0..rows.num_rows().max(1)).step_by(size);
+    starts.map(|start| rows.slice(start, size.min(rows.num_rows() - start))).collect()
+}
+
+/// What the node is refused for.
+pub fn refusal(kdl: &str, inputs: &[Given]) -> String {
+    match Node::new(kdl, inputs) {
+        Ok(node) => panic!("accepted: {:?}", node.operator),
+        Err(problems) => problems,
+    }
+}
+
+/// Runs a node on inputs in batches of a size.
+pub fn run(kdl: &str, inputs: &[Given], batch_rows: usize) -> Ran {
+    let node = Node::new(kdl, inputs).unwrap_or_else(|problems| panic!("{problems}"));
+    node.run(batch_rows).unwrap_or_else(|error| panic!("{error}"))
+}
+
+fn shown(diagnostics: &Diagnostics) -> String {
+    let mut text = String::new();
+    for d in diagnostics.iter() {
+        text += &format!("{} [{}]: {}\n", d.severity, d.code, d.message);
+        d.labels.iter().for_each(|l| text += &format!("  at: {}\n", l.text));
+        d.help.iter().for_each(|h| text += &format!("  help: {h}\n"));
+    }
+    text
+}
+
+/// Stands in for the decoder of the language until that is there.
+mod interim {
+    use crate::diag::{SourceId, Span, Spanned};
+    use crate::ops::{Default, FieldKind, FieldSpec, Fields, OpSpec, Value};
+    use kdl::{KdlDocument, KdlNode, KdlValue};
+
+    fn at<T>(value: T) -> Spanned<T> {
+        Spanned::new(value, Span::new(SourceId(0), 0, 0))
+    }
+
+    fn scalar(value: &KdlValue) -> Value {
+        match value {
+            KdlValue::String(s) => Value::Str(s.clone()),
+            KdlValue::Integer(i) => Value::Int(*i as i64),
+            KdlValue::Float(f) => Value::Float(*f),
+            KdlValue::Bool(b) => Value::Bool(*b),
+            KdlValue::Null => Value::Null,
+        }
+    }
+
+    fn record(specs: &'static [FieldSpec], node: &KdlNode, skip: usize) -> Result<Fields, String> {
+        let span = at(()).span;
+        let mut fields = Fields { values: indexmap::IndexMap::new(), span };
+        let args: Vec<Value> =
+            node.entries().iter().filter(|e| e.name().is_none()).skip(skip).map(|e| scalar(e.value())).collect();
+        let mut position = 0;
+        for spec in specs {
+            let mut found: Vec<Value> = Vec::new();
+            let mut nodes: Vec<&KdlNode> = Vec::new();
+            if spec.positional {
+                found.extend(args.get(position).cloned());
+                position += 1;
+            }
+            for entry in node.entries().iter().filter(|e| e.name().is_some_and(|n| n.value() == spec.name)) {
+                found.push(scalar(entry.value()));
+            }
+            if let Some(children) = node.children() {
+                for child in children.nodes().iter().filter(|n| n.name().value() == spec.name) {
+                    nodes.push(child);
+                    found.extend(child.entries().iter().filter(|e| e.name().is_none()).map(|e| scalar(e.value())));
+                }
+            }
+            let value = match spec.kind {
+                FieldKind::List(_) if !found.is_empty() => Some(Value::List(found.into_iter().map(at).collect())),
+                FieldKind::List(_) => None,
+                FieldKind::Map(_) => nodes.first().map(|n| {
+                    let entry = |c: &KdlNode| {
+                        let value = c.entries().first().map_or(Value::Null, |e| scalar(e.value()));
+                        (c.name().value().to_string(), (span, at(value)))
+                    };
+                    Value::Map(n.children().into_iter().flat_map(|d| d.nodes()).map(entry).collect())
+                }),
+                FieldKind::Records(inner) if !nodes.is_empty() => {
+                    Some(Value::Records(nodes.iter().map(|n| record(inner, n, 0)).collect::<Result<_, _>>()?))
+                }
+                FieldKind::Records(_) => None,
+                _ => found.into_iter().next(),
+            };
+            let value = value.or(match spec.default {
+                Default::None => None,
+                Default::Str(s) => Some(Value::Str(s.into())),
+                Default::Int(i) => Some(Value::Int(i)),
+                Default::Float(f) => Some(Value::Float(f)),
+                Default::Bool(b) => Some(Value::Bool(b)),
+            });
+            match value {
+                Some(value) => {
+                    fields.values.insert(spec.name, at(value));
+                }
+                None if spec.required => return Err(format!("`{}` is missing", spec.name)),
+                None => {}
+            }
+        }
+        Ok(fields)
+    }
+
+    pub fn decode_fields(op: &'static OpSpec, text: &str) -> Result<Fields, String> {
+        let document: KdlDocument = text.parse().map_err(|e: kdl::KdlError| format!("{:?}", e.diagnostics))?;
+        record(op.fields, &document.nodes()[0], 1)
+    }
+}
