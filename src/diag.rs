@@ -18,7 +18,7 @@ use std::sync::Arc;
 pub struct SourceId(pub u32);
 
 /// A half-open byte range of one source text.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
 pub struct Span {
     pub source: SourceId,
     pub start: u32,
@@ -36,8 +36,15 @@ impl Span {
     }
 }
 
+/// `0:17..21`: file and bytes. Short, because trees full of spans are printed in tests.
+impl fmt::Debug for Span {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}..{}", self.source.0, self.start, self.end)
+    }
+}
+
 /// A value with the place where it was written.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
+#[derive(Clone, PartialEq, Eq, Hash, Serialize)]
 pub struct Spanned<T> {
     pub value: T,
     pub span: Span,
@@ -54,6 +61,13 @@ impl<T> Spanned<T> {
 
     pub fn as_ref(&self) -> Spanned<&T> {
         Spanned { value: &self.value, span: self.span }
+    }
+}
+
+impl<T: fmt::Debug> fmt::Debug for Spanned<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.value.fmt(f)?;
+        write!(f, " @ {:?}", self.span)
     }
 }
 
@@ -179,6 +193,15 @@ impl Sources {
 
     pub fn get(&self, id: SourceId) -> &Source {
         &self.0[id.0 as usize]
+    }
+
+    /// Overwrites a place with asterisks, for secrets that must not be shown. Offsets stay valid.
+    pub fn mask(&mut self, span: Span) {
+        let source = &mut self.0[span.source.0 as usize];
+        let (range, text) = (span.range(), &source.text);
+        if let (Some(before), Some(after)) = (text.get(..range.start), text.get(range.end..)) {
+            source.text = format!("{before}{}{after}", "*".repeat(range.len())).into();
+        }
     }
 
     pub fn iter(&self) -> impl Iterator<Item = (SourceId, &Source)> {

@@ -1,5 +1,20 @@
 //! Document -> [`Pipeline`]: includes read, parameters bound, sweeps expanded, nodes decoded by their specs.
 
+mod declarations;
+mod fields;
+mod files;
+pub mod language;
+mod load;
+mod matrix;
+mod operators;
+mod params;
+pub mod reader;
+mod scope;
+
+pub use declarations::parse_size;
+pub use fields::expected;
+pub use load::{decode_fields, load, load_text, load_with};
+
 use crate::diag::{Span, Spanned};
 use crate::ops::{Fields, OpSpec};
 use crate::plan::NodeName;
@@ -121,3 +136,6 @@ pub struct InputDecl {
     pub output: Option<String>,
     pub span: Span,
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,174 @@
+//! Reads a pipeline file and what it includes into one list of top-level nodes.
+
+use crate::diag::{Diagnostic, Diagnostics, Sources, Span};
+use crate::syntax::{self, Node, Scalar};
+use std::path::{Path, PathBuf};
+
+/// The top-level nodes of all files, in the order of the text, each include replaced by what it includes.
+#[derive(Debug, Default)]
+pub(super) struct Files {
+    pub nodes: Vec<TopNode>,
+    /// A file could not be read or parsed: names that seem unknown may be declared there.
+    pub incomplete: bool,
+}
+
+#[derive(Debug)]
+pub(super) struct TopNode {
+    pub node: Node,
+    /// Stands in an included file.
+    pub included: bool,
+}
+
+/// One step of a chain of includes.
+struct Step {
+    path: PathBuf,
+    /// Where the file is included; `None` for the file given by the user.
+    include: Option<Span>,
+}
+
+pub(super) struct Loader<'a> {
+    pub sources: &'a mut Sources,
+    pub diagnostics: &'a mut Diagnostics,
+    files: Files,
+    chain: Vec<Step>,
+    /// Files that were read, so that one included by two files is taken once.
+    seen: Vec<PathBuf>,
+}
+
+impl<'a> Loader<'a> {
+    pub fn new(sources: &'a mut Sources, diagnostics: &'a mut Diagnostics) -> Self {
+        Self { sources, diagnostics, files: Files::default(), chain: Vec::new(), seen: Vec::new() }
+    }
+
+    /// `None` when the file itself cannot be read or has lost its structure.
+    pub fn file(mut self, path: &Path) -> Option<Files> {
+        match self.read(path) {
+            Ok(text) => self.text(&path.display().to_string(), Some(path), text),
+            Err(error) => {
+                self.diagnostics.push(error);
+                None
+            }
+        }
+    }
+
+    /// A text that is no file, or was read already.
+    pub fn text(mut self, name: &str, path: Option<&Path>, text: String) -> Option<Files> {
+        let before = self.files.nodes.len();
+        if let Some(path) = path {
+            self.enter(path, None);
+        }
+        self.document(name, path, text);
+        (!self.files.incomplete || self.files.nodes.len() > before).then_some(self.files)
+    }
+
+    fn enter(&mut self, path: &Path, include: Option<Span>) {
+        let canonical = canonical(path);
+        self.seen.push(canonical.clone());
+        self.chain.push(Step { path: canonical, include });
+    }
+
+    /// The text of a file, or what keeps it from being one.
+    fn read(&mut self, path: &Path) -> Result<String, Diagnostic> {
+        let bytes = std::fs::read(path).map_err(|e| {
+            let reason = match e.kind() {
+                std::io::ErrorKind::NotFound => "there is no such file".to_string(),
+                _ => e.to_string(),
+            };
+            Diagnostic::error("unreadable-file", format!("cannot read `{}`: {reason}", path.display()))
+        })?;
+        if bytes.len() > syntax::MAX_BYTES {
+            let message = format!(
+                "`{}` has {} bytes, and a pipeline may have at most {}",
+                path.display(),
+                bytes.len(),
+                syntax::MAX_BYTES
+            );
+            return Err(Diagnostic::error("file-too-large", message).help("is this a data file? `load` reads those"));
+        }
+        String::from_utf8(bytes).map_err(|e| {
+            let valid = e.utf8_error().valid_up_to();
+            let line = e.as_bytes()[..valid].iter().filter(|b| **b == b'\n').count() + 1;
+            let message =
+                format!("`{}` is not UTF-8 text: line {line}, byte {valid} is the first that is not", path.display());
+            Diagnostic::error("not-utf8", message).help("save the file as UTF-8")
+        })
+    }
+
+    fn document(&mut self, name: &str, path: Option<&Path>, text: String) {
+        let source = self.sources.add(name, path, text.as_str());
+        let Some(document) = syntax::parse(&text, source, self.diagnostics) else {
+            self.files.incomplete = true;
+            return;
+        };
+        let included = self.chain.len() > 1;
+        for node in document.nodes {
+            if node.name.value == "include" {
+                self.include(&node, path);
+            } else {
+                self.files.nodes.push(TopNode { node, included });
+            }
+        }
+    }
+
+    fn include(&mut self, node: &Node, from: Option<&Path>) {
+        if node.is_broken() {
+            self.files.incomplete = true;
+            return;
+        }
+        let mut reader = super::reader::NodeReader::new(node);
+        let target = reader.argument();
+        reader.finish("`include`", self.diagnostics);
+        let (written, span) = match target.map(|e| (&e.value.value, e.value.span)) {
+            Some((Scalar::Str(text), span)) if !text.trim().is_empty() && !text.contains("${") => (text, span),
+            found => {
+                self.files.incomplete = true;
+                let span = found.map_or(node.name.span, |(_, span)| span);
+                self.diagnostics.push(
+                    Diagnostic::error("bad-include", "`include` takes the path of a file")
+                        .at(span, "expected a path in quotes")
+                        .help("write `include \"common.kdl\"`; the path is relative to this file and has no `${...}`"),
+                );
+                return;
+            }
+        };
+        let folder = from.and_then(Path::parent).unwrap_or(Path::new(""));
+        let path = folder.join(written);
+        let canonical = canonical(&path);
+        if self.chain.iter().any(|s| s.path == canonical) {
+            let error = self.cycle(&canonical, span);
+            self.diagnostics.push(error);
+        } else if !self.seen.contains(&canonical) {
+            match self.read(&path) {
+                Ok(text) => {
+                    self.enter(&path, Some(span));
+                    self.document(&path.display().to_string(), Some(&path), text);
+                    self.chain.pop();
+                }
+                Err(error) => {
+                    self.files.incomplete = true;
+                    self.diagnostics.push(
+                        error.at(span, "included here").help("include paths are relative to the file that includes"),
+                    );
+                }
+            }
+        }
+    }
+
+    /// The error for an include of a file that is being read, with every include of the circle.
+    fn cycle(&self, target: &Path, span: Span) -> Diagnostic {
+        let start = self.chain.iter().position(|s| s.path == target).unwrap_or(0);
+        let mut error = Diagnostic::error("include-cycle", "this file includes itself, directly or through others")
+            .at(span, "includes a file that is being read");
+        for step in &self.chain[start + 1..] {
+            if let Some(include) = step.include {
+                error = error.and(include, "which is included here");
+            }
+        }
+        error.help("move what both files need into a third file")
+    }
+}
+
+/// One name for a file, however it is written; the path itself when it does not exist.
+fn canonical(path: &Path) -> PathBuf {
+    path.canonicalize().unwrap_or_else(|_| path.to_path_buf())
+}

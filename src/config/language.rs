@@ -1,0 +1,194 @@
+//! The language's own nodes, described as operators are: the decoder and the reference read the same tables.
+
+use crate::ops::{Default, FieldKind, FieldSpec};
+
+/// A node of the language that is no operator.
+#[derive(Debug)]
+pub struct NodeSpec {
+    pub name: &'static str,
+    pub summary: &'static str,
+    /// Markdown.
+    pub doc: &'static str,
+    /// What the argument is, where there is one.
+    pub argument: Option<&'static str>,
+    pub fields: &'static [FieldSpec],
+    pub example: &'static str,
+}
+
+/// Every top-level node that is no operator, in the order of the reference.
+pub static LANGUAGE: &[&NodeSpec] = &[&PIPELINE, &INCLUDE, &PARAM, &MODEL, &TEACHER, &RUN, &MATRIX];
+
+/// The node of that name.
+pub fn find(name: &str) -> Option<&'static NodeSpec> {
+    LANGUAGE.iter().copied().find(|n| n.name == name)
+}
+
+/// The types of parameters.
+pub const PARAM_TYPES: &[&str] = &["string", "int", "float", "bool", "path", "list"];
+
+const STR: FieldKind = FieldKind::Str;
+
+pub static PIPELINE: NodeSpec = NodeSpec {
+    name: "pipeline",
+    summary: "Names the pipeline and fixes its seed",
+    doc: "At most once, in the file that is run. Without it the pipeline is named after its file and has the seed 0.",
+    argument: Some("the pipeline's name"),
+    fields: &[
+        FieldSpec::new("seed", FieldKind::Int { min: 0, max: i64::MAX }, "Fixes every random choice of the run")
+            .default(Default::Int(0)),
+        FieldSpec::new("doc", STR, "What the pipeline is for"),
+    ],
+    example: "pipeline \"figure-2\" seed=7 {\n    doc \"Mean perplexity of answers under a target model.\"\n}\n",
+};
+
+pub static INCLUDE: NodeSpec = NodeSpec {
+    name: "include",
+    summary: "Takes the params, models, teachers, matrices and nodes of another file",
+    doc: "The path is relative to the file that includes. A file included twice is taken once; a circle is an error. \
+          An included file has no `pipeline` and no `run` node.",
+    argument: Some("the path of a file"),
+    fields: &[],
+    example: "include \"common.kdl\"\n",
+};
+
+pub static PARAM: NodeSpec = NodeSpec {
+    name: "param",
+    summary: "Declares a value that a run may set with `-P name=value`",
+    doc: "Strings mention it as `${name}`. A string that is exactly one `${name}` takes the parameter's type. On the \
+          command line the items of a list are separated by commas. A parameter without a default must be given.",
+    argument: Some("the parameter's name"),
+    fields: &[
+        FieldSpec::new(
+            "type",
+            FieldKind::Choice(PARAM_TYPES),
+            "`path` is relative to the working directory; `list` is a list of strings",
+        )
+        .required(),
+        FieldSpec::new("default", FieldKind::List(&FieldKind::Scalar), "The value when none is given"),
+        FieldSpec::new("min", FieldKind::Float { min: f64::MIN, max: f64::MAX }, "Least value of a number"),
+        FieldSpec::new("max", FieldKind::Float { min: f64::MIN, max: f64::MAX }, "Greatest value of a number"),
+        FieldSpec::new(
+            "choices",
+            FieldKind::List(&FieldKind::Str),
+            "The only strings allowed, for `string` and `list`",
+        ),
+        FieldSpec::new("doc", STR, "What the parameter means"),
+    ],
+    example: "param \"limit\" type=\"int\" default=48 min=1 max=100000 { doc \"Rows per variant\" }\n\
+              param \"sets\" type=\"list\" { default \"GSM8K\" \"MATH\"; choices \"GSM8K\" \"MATH\" \"ECQA\" }\n",
+};
+
+pub static MODEL: NodeSpec = NodeSpec {
+    name: "model",
+    summary: "Declares a language model by name",
+    doc: "Exactly one of `dataset`, `hub` and `path` says where the weights come from.",
+    argument: Some("the model's name in this pipeline"),
+    fields: &[
+        FieldSpec::new("dataset", FieldKind::Dataset, "A manifest of kind `model`"),
+        FieldSpec::new("hub", STR, "A repository of the Hugging Face hub: `org/name`"),
+        FieldSpec::new("revision", STR, "Branch, tag or commit of the repository; only with `hub`"),
+        FieldSpec::new("file", STR, "One file of the repository, such as a GGUF; only with `hub`"),
+        FieldSpec::new("path", FieldKind::Path, "A GGUF file, or a folder with safetensors and a configuration"),
+        FieldSpec::new(
+            "dtype",
+            FieldKind::Choice(&["f32", "bf16", "quantized"]),
+            "Number format of the weights in memory; `quantized` keeps GGUF blocks as they are",
+        )
+        .default(Default::Str("f32")),
+        FieldSpec::new(
+            "context",
+            FieldKind::Int { min: 1, max: 1 << 24 },
+            "Context length in tokens, where the weights' own configuration is not to be followed",
+        ),
+        FieldSpec::new("chat-template", FieldKind::Path, "A Jinja file that replaces the model's own chat template"),
+    ],
+    example: "model \"student\" dataset=\"smollm2-135m-instruct\" dtype=\"f32\"\n\
+              model \"other\" hub=\"org/name\" revision=\"main\" file=\"model-q4_1.gguf\"\n\
+              model \"mine\" path=\"weights/model.gguf\" context=2048\n",
+};
+
+/// Fields of `api-key` inside a teacher.
+const API_KEY: &[FieldSpec] = &[FieldSpec::new("env", STR, "The environment variable that holds the key").required()];
+
+pub static TEACHER: NodeSpec = NodeSpec {
+    name: "teacher",
+    summary: "Declares a writer of responses by name",
+    doc: "Keys are read from the environment and never stand in a file.",
+    argument: Some("the teacher's name in this pipeline"),
+    fields: &[
+        FieldSpec::new(
+            "kind",
+            FieldKind::Choice(&["openai", "anthropic", "local", "replay"]),
+            "The protocol that the teacher speaks",
+        )
+        .required(),
+        FieldSpec::new("model", STR, "The model's name at the provider, or a `model` of this pipeline for `local`"),
+        FieldSpec::new("base-url", STR, "Where the provider is reached"),
+        FieldSpec::new("api-key", FieldKind::Records(API_KEY), "Where the key comes from: `api-key env=\"NAME\"`"),
+    ],
+    example: "teacher \"gpt4\" kind=\"openai\" model=\"gpt-4-1106-preview\" {\n    api-key env=\"OPENAI_API_KEY\"\n}\n",
+};
+
+pub static RUN: NodeSpec = NodeSpec {
+    name: "run",
+    summary: "Bounds the resources of a run; never changes a result",
+    doc: "At most once, in the file that is run.",
+    argument: None,
+    fields: &[
+        FieldSpec::new("batch-rows", FieldKind::Int { min: 1, max: 1 << 24 }, "Rows of a batch between operators")
+            .default(Default::Int(1024)),
+        FieldSpec::new(
+            "channel-batches",
+            FieldKind::Int { min: 1, max: 1 << 16 },
+            "Batches that an edge holds before its producer waits",
+        )
+        .default(Default::Int(4)),
+        FieldSpec::new(
+            "memory",
+            FieldKind::Scalar,
+            "Bytes that a sort, join or other barrier may hold: `\"4GiB\"`, `\"512MB\"` or a number of bytes",
+        )
+        .default(Default::Str("4GiB")),
+        FieldSpec::new("stages", FieldKind::Int { min: 1, max: 1024 }, "Stages that run at once")
+            .default(Default::Int(4)),
+        FieldSpec::new(
+            "tolerance",
+            FieldKind::Float { min: 0.0, max: 1.0 },
+            "Share of a node's rows that may go to quarantine before the run counts as failed",
+        )
+        .default(Default::Float(0.0)),
+    ],
+    example: "run { batch-rows 1024; channel-batches 4; memory \"4GiB\"; stages 4; tolerance 0.0 }\n",
+};
+
+pub static MATRIX: NodeSpec = NodeSpec {
+    name: "matrix",
+    summary: "Declares a sweep: nodes with `matrix=\"name\"` get one instance for each cell",
+    doc: "Each child node is an axis and its arguments are the axis's values. A value with attributes has a node of its \
+          own. Strings of a node in the sweep mention a value as `${axis}` and an attribute as `${axis.attribute}`. \
+          `keep` restricts axes to some values, `exclude` drops cells.",
+    argument: Some("the matrix's name"),
+    fields: &[],
+    example: "matrix \"cells\" {\n    set \"GSM8K\" \"MATH\"\n    variant \"groundtruth\" file=\"groundtruth.json\"\n    \
+              variant \"gpt-4\" file=\"openai_gpt4_data.json\"\n    keep set=\"GSM8K\"\n    \
+              exclude set=\"MATH\" variant=\"gpt-4\"\n}\n",
+};
+
+/// Fields that every operator node has besides its own. `doc` may mention the axes of the node.
+pub static COMMON: &[FieldSpec] = &[
+    FieldSpec::new("matrix", STR, "The sweep that the node takes part in"),
+    FieldSpec::new(
+        "over",
+        FieldKind::List(&FieldKind::Str),
+        "Only these axes of the matrix: one instance for each distinct combination of their values",
+    ),
+    FieldSpec::new(
+        "tolerance",
+        FieldKind::Float { min: 0.0, max: 1.0 },
+        "Share of the node's rows that may go to quarantine, instead of the run's",
+    ),
+    FieldSpec::new("unused", FieldKind::Choice(&["ok"]), "`unused=\"ok\"`: nobody need read the node's output"),
+];
+
+/// `doc` of an operator node.
+pub static DOC: &[FieldSpec] = &[FieldSpec::new("doc", STR, "What the node is for")];

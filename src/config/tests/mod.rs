@@ -1,0 +1,60 @@
+//! The front end on small files: one snapshot of a whole pipeline, one for each kind of diagnostic.
+
+mod registry;
+
+use super::load::{Input, load_with};
+use super::{Pipeline, decode_fields};
+use crate::diag::{Diagnostics, Sources, render};
+use registry::OPS;
+use std::path::{Path, PathBuf};
+
+/// Loads a file with the test operators; the pipeline and the rendered messages.
+fn load(path: &Path, overrides: &[(&str, &str)]) -> (Option<Pipeline>, String) {
+    let (mut sources, mut diagnostics) = (Sources::new(), Diagnostics::new());
+    let overrides: Vec<(String, String)> = overrides.iter().map(|(n, v)| (n.to_string(), v.to_string())).collect();
+    let pipeline = load_with(OPS, Input::File(path), &overrides, &mut sources, &mut diagnostics);
+    (pipeline, render(&diagnostics, &sources, false))
+}
+
+fn case(name: &str) -> PathBuf {
+    Path::new("src/config/tests/cases").join(name)
+}
+
+#[test]
+fn a_whole_pipeline() {
+    let (pipeline, messages) = load(&case("whole.kdl"), &[("sets", "MATH,GSM8K")]);
+    assert_eq!(messages, "");
+    insta::assert_debug_snapshot!(pipeline.expect("a pipeline"));
+}
+
+#[test]
+fn fields_of_one_node() {
+    let fields = decode_fields(registry::LOAD, "load \"rows\" path=\"x\" matrix=\"m\" { fields { question \"q\" } }");
+    let fields = fields.expect("decodes");
+    assert_eq!(fields.str("path").value, "x");
+    assert_eq!(fields.str_map("fields")["question"].1.value, "q");
+    assert_eq!(fields.int("limit"), 10);
+    let error = decode_fields(registry::LOAD, "load \"rows\" pth=\"x\"").unwrap_err();
+    assert!(error.contains("missing-field") && error.contains("unknown-property"), "{error}");
+}
+
+/// Every `.kdl` file in `cases` but `whole.kdl` and the files they include (`part-*`) has one mistake or a few that
+/// belong together; its first line says with which parameters it is loaded (`// -P name=value`).
+#[test]
+fn every_kind_of_mistake() {
+    let mut files: Vec<PathBuf> =
+        std::fs::read_dir(case("")).expect("cases").map(|e| e.expect("an entry").path()).collect();
+    files.retain(|f| f.extension().is_some_and(|e| e == "kdl") && !f.ends_with("whole.kdl"));
+    files.retain(|f| f.file_name().is_some_and(|n| !n.to_string_lossy().starts_with("part-")));
+    files.sort();
+    for file in files {
+        let text = String::from_utf8_lossy(&std::fs::read(&file).expect("a case")).into_owned();
+        let flags = text.lines().next().and_then(|l| l.strip_prefix("// -P ")).unwrap_or_default();
+        let overrides: Vec<(&str, &str)> = flags.split(" -P ").filter_map(|f| f.split_once('=')).collect();
+        let (_, messages) = load(&file, &overrides);
+        let name = file.file_stem().expect("a name").to_string_lossy().into_owned();
+        insta::with_settings!({ description => text, omit_expression => true, snapshot_path => "snapshots", prepend_module_to_snapshot => false }, {
+            insta::assert_snapshot!(name, messages);
+        });
+    }
+}
