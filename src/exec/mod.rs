@@ -3,22 +3,41 @@
 //! Nodes with one streaming input run together with their producer over a bounded channel; every other
 //! input is read from the store when its producer has finished. Streaming edges therefore form trees, and
 //! no cycle of full channels can arise.
+//!
+//! Every node's rows go to its artifact in the store as well, whatever its readers do: one that has enough (or fails)
+//! does not keep its producer from finishing. When a node fails, the nodes that read from it are not run; all others
+//! are, because what they finish need not be computed again, and every error is reported.
 
-use crate::plan::NodeName;
+mod edge;
+mod event;
+mod folder;
+mod host;
+mod report;
+mod schedule;
+mod survey;
+#[cfg(test)]
+mod tests;
+
+pub use event::{Counts, Event, NoObserver, Observer};
+pub use report::{NodeOutcome, NodeReport, RunReport};
+pub use schedule::run;
+
+use crate::plan::{ModelInfo, NodeName};
 use crate::store::Journal;
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Why a node stopped.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, Clone, thiserror::Error)]
 pub enum RunError {
     /// The run was asked to stop; finished rows are kept.
     #[error("interrupted")]
     Interrupted,
-    /// A consumer went away because it failed or has enough; not an error of this node.
-    #[error("output closed")]
+    /// The other end went away: not an error of this node.
+    #[error("the other end of a stream went away")]
     Closed,
     /// The message says what was expected, what was found, where, and what to do.
     #[error("{message}")]
@@ -75,7 +94,8 @@ pub trait NodeHost: Send + Sync {
     fn output_schema(&self, output: usize) -> SchemaRef;
     /// Hands rows on; waits when consumers are behind. Any batch size; the store's bytes do not depend on it.
     fn emit(&self, output: usize, batch: RecordBatch) -> Result<(), RunError>;
-    /// Sends a row to quarantine. Fails when the node's tolerance cannot hold any more.
+    /// Sends a row to quarantine. Whether there are too many is judged when the node has finished: its good rows are
+    /// kept either way.
     fn reject(&self, row: Rejected) -> Result<(), RunError>;
     /// A path for a file of the node's own (`write`, `table`, `plot`), by its name in the run directory. It
     /// appears there, atomically, when the node has finished.
@@ -99,3 +119,49 @@ pub trait NodeHost: Send + Sync {
 
 /// Shared handle to a node's host.
 pub type NodeCx = Arc<dyn NodeHost>;
+
+/// Asks a run to stop: set once, seen by every node.
+#[derive(Debug, Clone, Default)]
+pub struct Stop(Arc<AtomicBool>);
+
+impl Stop {
+    /// The flag itself, for a signal handler.
+    pub fn flag(&self) -> Arc<AtomicBool> {
+        self.0.clone()
+    }
+
+    pub fn set(&self) {
+        self.0.store(true, Ordering::SeqCst);
+    }
+
+    pub fn is_set(&self) -> bool {
+        self.0.load(Ordering::SeqCst)
+    }
+}
+
+/// Gives out the lanes of the devices that hold models.
+pub trait Lanes: Send + Sync {
+    /// The lane of a declared model, with its weights loaded when it is first used.
+    fn lane(&self, name: &str, model: &ModelInfo) -> Result<Arc<dyn crate::model::ModelLane>, RunError>;
+}
+
+/// For pipelines without models.
+pub struct NoLanes;
+
+impl Lanes for NoLanes {
+    fn lane(&self, name: &str, _: &ModelInfo) -> Result<Arc<dyn crate::model::ModelLane>, RunError> {
+        Err(RunError::failed(
+            "no-models",
+            format!("model `{name}` cannot be used: this run was started without models"),
+        ))
+    }
+}
+
+/// How to run a plan. Nothing here changes a result.
+pub struct RunConfig {
+    /// The run folder, for the user's files.
+    pub out: PathBuf,
+    pub options: crate::config::RunOptions,
+    pub lanes: Arc<dyn Lanes>,
+    pub stop: Stop,
+}

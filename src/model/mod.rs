@@ -1,5 +1,7 @@
 //! All candle code: weights, tokenizer, chat template, decoder, kernels, scoring.
 
+pub mod cpu;
+
 use crate::exec::RunError;
 
 /// A prompt and a response under a model's chat template.

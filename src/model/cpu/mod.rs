@@ -1,0 +1,22 @@
+//! Kernels for the processor, on plain slices.
+//!
+//! Every kernel is row-invariant by construction: the bits of an output row depend on that row's inputs
+//! and the weights alone, never on how many rows there are, how they are packed, or how many threads work. In f32 the
+//! portable, AVX2 and AVX-512 paths give the same bits too: all is written once against 16 lanes ([`simd`]), each
+//! sum in a fixed order. The AVX-512 and AMX paths are tested where a machine has them.
+//!
+//! Work is shared among the threads of the rayon pool that the caller is in.
+
+#[cfg(target_arch = "x86_64")]
+mod amx;
+mod isa;
+mod linear;
+mod panels;
+mod simd;
+#[cfg(test)]
+mod testing;
+mod tile;
+
+pub use isa::{Isa, IsaError, KERNEL_VARIABLE, Path};
+pub use linear::PackedLinear;
+pub use panels::Format;
