@@ -1,9 +1,9 @@
 //! Products with frozen weights.
 
-use super::Isa;
 use super::panels::{self, Format, Panels};
 use super::simd::{Kernel, Simd, dispatch};
-use super::tile::{self, Block, F32Weights, PairWeights, Rows, Weights};
+use super::tile::{self, Block, F32Weights, PairWeights, Weights};
+use super::{Isa, Rows};
 use half::bf16;
 use rayon::prelude::*;
 use std::borrow::Cow;
@@ -159,25 +159,32 @@ impl PackedLinear {
                 // SAFETY: blocks are disjoint and within [m, out], which `y` was asserted to hold; `y` is borrowed
                 // until `for_each_block` returns.
                 let y = unsafe { target.slice(row * self.out + block.columns.start, values.len()) };
-                match (&self.bias, into) {
-                    (None, Into::Assign) => y.copy_from_slice(values),
-                    (None, Into::Add) => y.iter_mut().zip(values).for_each(|(y, v)| *y += v),
-                    (Some(bias), into) => {
-                        for ((y, v), b) in y.iter_mut().zip(values).zip(&bias[block.columns.clone()]) {
-                            *y = if into == Into::Add { *y + (v + b) } else { v + b };
-                        }
-                    }
+                match into {
+                    Into::Assign => y.copy_from_slice(values),
+                    Into::Add => y.iter_mut().zip(values).for_each(|(y, v)| *y += v),
                 }
             }
         });
     }
 
-    /// Computes the product (without bias) block by block, in any order and on several threads. Each block is
-    /// handed to `consume` and then forgotten.
+    /// Computes the outputs block by block, in any order and on several threads. Each block is handed to `consume`
+    /// and then forgotten.
     ///
     /// # Panics
     /// If x is not `[m, inner]`.
-    pub(crate) fn for_each_block(&self, isa: Isa, x: &[f32], m: usize, consume: impl Fn(ProductBlock<'_>) + Sync) {
+    fn for_each_block(&self, isa: Isa, x: &[f32], m: usize, consume: impl Fn(ProductBlock<'_>) + Sync) {
+        self.for_each_chunked_block(isa, x, m, 4, consume);
+    }
+
+    /// Like `for_each_block`; blocks start at multiples of `chunk` panels.
+    pub(crate) fn for_each_chunked_block(
+        &self,
+        isa: Isa,
+        x: &[f32],
+        m: usize,
+        chunk: usize,
+        consume: impl Fn(ProductBlock<'_>) + Sync,
+    ) {
         assert_eq!(x.len(), m * self.inner, "inputs of [{m}, {}]", self.inner);
         let panels = self.out.div_ceil(16);
         if m == 0 || panels == 0 {
@@ -185,13 +192,18 @@ impl PackedLinear {
         }
         let x = self.prepare(x);
         let serial = m * self.inner * self.out < SERIAL;
-        let grid = Grid::new(m, panels, if serial { 1 } else { rayon::current_num_threads() });
+        let grid = Grid::new(m, panels, chunk, if serial { 1 } else { rayon::current_num_threads() });
         let one = |task: usize| {
             let (rows, panels) = grid.task(task);
             let stride = panels.len() * 16;
             with_scratch(rows.len() * stride, |values| {
                 self.block(isa, &x, rows.clone(), panels.clone(), values);
                 let columns = panels.start * 16..self.out.min(panels.end * 16);
+                if let Some(bias) = &self.bias {
+                    for row in values.chunks_exact_mut(stride) {
+                        row.iter_mut().zip(&bias[columns.clone()]).for_each(|(v, b)| *v += b);
+                    }
+                }
                 consume(ProductBlock { rows, columns, values, stride });
             });
         };
@@ -284,18 +296,20 @@ impl<W: Weights> Kernel for Multiply<'_, W> {
 struct Grid {
     rows: usize,
     panels: usize,
+    /// Panels that stay together.
+    chunk: usize,
     row_blocks: usize,
     panel_blocks: usize,
 }
 
 impl Grid {
-    fn new(rows: usize, panels: usize, threads: usize) -> Grid {
+    fn new(rows: usize, panels: usize, chunk: usize, threads: usize) -> Grid {
         let row_blocks = rows.div_ceil(BLOCK_ROWS);
         let widest = if rows <= 12 { 4 * BLOCK_PANELS } else { BLOCK_PANELS };
         // Several blocks per thread, so that no thread waits long for the last one.
         let wanted = if threads == 1 { 1 } else { (4 * threads).div_ceil(row_blocks) };
-        let width = panels.div_ceil(wanted).next_multiple_of(4).min(widest);
-        Grid { rows, panels, row_blocks, panel_blocks: panels.div_ceil(width) }
+        let width = panels.div_ceil(wanted).next_multiple_of(chunk).min(widest);
+        Grid { rows, panels, chunk, row_blocks, panel_blocks: panels.div_ceil(width) }
     }
 
     fn len(&self) -> usize {
@@ -309,7 +323,7 @@ impl Grid {
             let units = n.div_ceil(unit);
             (units * at / of * unit).min(n)..(units * (at + 1) / of * unit).min(n)
         };
-        (part(self.rows, self.row_blocks, r, 6), part(self.panels, self.panel_blocks, p, 4))
+        (part(self.rows, self.row_blocks, r, 6), part(self.panels, self.panel_blocks, p, self.chunk))
     }
 }
 

@@ -9,14 +9,22 @@
 
 #[cfg(target_arch = "x86_64")]
 mod amx;
+mod attention;
+mod cache;
 mod isa;
 mod linear;
+mod nll;
 mod panels;
+mod rows;
 mod simd;
 #[cfg(test)]
 mod testing;
 mod tile;
 
+pub use attention::{Attention, Queries};
+pub use cache::KvCache;
 pub use isa::{Isa, IsaError, KERNEL_VARIABLE, Path};
 pub use linear::PackedLinear;
+pub use nll::label_nll;
 pub use panels::Format;
+pub use rows::{Heads, Rotary, RotaryLayout, Rows, add_rms_norm, rms_norm, rms_norm_heads, swiglu};

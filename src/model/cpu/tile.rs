@@ -7,6 +7,7 @@
 // inlined is not compiled for the path.
 #![allow(clippy::needless_range_loop)]
 
+use super::Rows;
 use super::simd::Simd;
 use std::ops::Range;
 
@@ -90,14 +91,6 @@ impl Weights for PairWeights<'_> {
         // SAFETY: as above.
         unsafe { self.pair(s, panel, k / 2)[0] }
     }
-}
-
-/// Rows of f32 with a stride.
-#[derive(Clone, Copy)]
-pub(crate) struct Rows<'a> {
-    /// Row r is `values[r * stride..]`.
-    pub values: &'a [f32],
-    pub stride: usize,
 }
 
 /// Output: row r, column c of the block's first panel at `values[r * stride + c]`.
