@@ -1,4 +1,29 @@
 //! All candle code: weights, tokenizer, chat template, decoder, kernels, scoring.
+//!
+//! ```text
+//! files -> Config + Tokenizer + ChatTemplate   (cheap; what a caller needs to count and to render)
+//!       -> Weights -> Decoder over Kernels      (held by the lane of a device)
+//! ```
+//!
+//! A row's score depends on the row and the model alone: never on what else is in its batch, on its place in
+//! it, or on the number of threads.
+
+pub mod chat;
+pub mod config;
+pub mod decoder;
+mod error;
+pub mod files;
+mod gguf;
+pub mod kernels;
+mod lane;
+mod language_model;
+mod rope;
+pub mod tokenizer;
+pub mod weights;
+
+pub use files::{ModelFiles, Precision};
+pub use lane::{FileSource, LaneOptions, Lanes, lanes};
+pub use language_model::{Encoded, LanguageModel, TextModel};
 
 pub mod cpu;
 
@@ -45,6 +70,13 @@ pub trait ModelLane: Send + Sync {
         rows: &[ScoreRequest],
         max_tokens: Option<u32>,
     ) -> Result<Vec<Result<Scored, ScoreFailure>>, RunError>;
+
     /// Number of tokens of a text, without special tokens.
     fn count_tokens(&self, text: &str) -> Result<usize, RunError>;
+
+    /// The model's context length in tokens: the limit where a request names none.
+    fn context(&self) -> Result<u32, RunError>;
+
+    /// Digest of everything about the model that changes a number, as in the plan. Scopes of journals name it.
+    fn digest(&self) -> &str;
 }

@@ -1,0 +1,232 @@
+//! The decoder of the Llama family: packed tokens in, hidden states out.
+//!
+//! Fields are named as the checkpoint names their tensors. Weights are frozen; everything is computed by
+//! [`Kernels`].
+
+use super::config::Config;
+use super::error::{Doing, Result};
+use super::kernels::{AttentionShape, FrozenLinear, Kernels, Packing};
+use super::rope::inverse_frequencies;
+use super::weights::{Matrix, Weights};
+use candle_core::{Device, Tensor};
+use std::sync::Arc;
+
+type TensorResult<T> = candle_core::Result<T>;
+
+/// A loaded decoder with its language-model head.
+#[derive(Debug)]
+pub struct Decoder {
+    embed_tokens: Tensor,
+    layers: Vec<Layer>,
+    norm: Norm,
+    lm_head: Arc<dyn FrozenLinear>,
+    inverse_frequencies: Vec<f32>,
+    kernels: Arc<dyn Kernels>,
+    device: Device,
+}
+
+#[derive(Debug)]
+struct Layer {
+    input_layernorm: Norm,
+    self_attn: Attention,
+    post_attention_layernorm: Norm,
+    mlp: Mlp,
+}
+
+#[derive(Debug)]
+struct Attention {
+    q_proj: Arc<dyn FrozenLinear>,
+    k_proj: Arc<dyn FrozenLinear>,
+    v_proj: Arc<dyn FrozenLinear>,
+    o_proj: Arc<dyn FrozenLinear>,
+    q_norm: Option<Norm>,
+    k_norm: Option<Norm>,
+    shape: AttentionShape,
+}
+
+#[derive(Debug)]
+struct Mlp {
+    gate_proj: Arc<dyn FrozenLinear>,
+    up_proj: Arc<dyn FrozenLinear>,
+    down_proj: Arc<dyn FrozenLinear>,
+}
+
+#[derive(Debug)]
+struct Norm {
+    weight: Tensor,
+    eps: f32,
+}
+
+/// Angles of the tokens of one batch.
+struct Angles {
+    cos: Tensor,
+    sin: Tensor,
+}
+
+/// Loads tensors below a prefix of names.
+struct Loader<'a> {
+    weights: &'a Weights,
+    config: &'a Config,
+    kernels: &'a dyn Kernels,
+    prefix: String,
+}
+
+impl Loader<'_> {
+    fn below(&self, name: impl std::fmt::Display) -> Self {
+        Loader { prefix: format!("{}{name}.", self.prefix), ..*self }
+    }
+
+    fn norm(&self, name: &str, width: usize) -> Result<Norm> {
+        let weight = self.weights.tensor_f32(&format!("{}{name}.weight", self.prefix), &[width])?;
+        Ok(Norm { weight, eps: self.config.rms_norm_eps })
+    }
+
+    fn linear(&self, name: &str, input: usize, output: usize, bias: bool) -> Result<Arc<dyn FrozenLinear>> {
+        let matrix = self.weights.matrix(&format!("{}{name}.weight", self.prefix), output, input)?;
+        let bias = match bias {
+            true => Some(self.weights.tensor(&format!("{}{name}.bias", self.prefix), &[output])?),
+            false => None,
+        };
+        self.kernels.linear(matrix, bias).doing(|| format!("preparing `{}{name}` [{output}, {input}]", self.prefix))
+    }
+
+    fn attention(&self, layer: usize) -> Result<Attention> {
+        let c = self.config;
+        let (queries, keys) = (c.num_attention_heads * c.head_dim, c.num_key_value_heads * c.head_dim);
+        let head_norm = |name| if c.qk_norm { self.norm(name, c.head_dim).map(Some) } else { Ok(None) };
+        Ok(Attention {
+            q_proj: self.linear("q_proj", c.hidden_size, queries, c.qkv_bias)?,
+            k_proj: self.linear("k_proj", c.hidden_size, keys, c.qkv_bias)?,
+            v_proj: self.linear("v_proj", c.hidden_size, keys, c.qkv_bias)?,
+            o_proj: self.linear("o_proj", queries, c.hidden_size, c.o_bias)?,
+            q_norm: head_norm("q_norm")?,
+            k_norm: head_norm("k_norm")?,
+            shape: AttentionShape {
+                heads: c.num_attention_heads,
+                key_value_heads: c.num_key_value_heads,
+                head_dim: c.head_dim,
+                window: c.sliding_window[layer],
+            },
+        })
+    }
+
+    fn mlp(&self) -> Result<Mlp> {
+        let c = self.config;
+        Ok(Mlp {
+            gate_proj: self.linear("gate_proj", c.hidden_size, c.intermediate_size, c.mlp_bias)?,
+            up_proj: self.linear("up_proj", c.hidden_size, c.intermediate_size, c.mlp_bias)?,
+            down_proj: self.linear("down_proj", c.intermediate_size, c.hidden_size, c.mlp_bias)?,
+        })
+    }
+
+    fn layer(&self, index: usize) -> Result<Layer> {
+        let below = self.below(format_args!("layers.{index}"));
+        let width = self.config.hidden_size;
+        Ok(Layer {
+            input_layernorm: below.norm("input_layernorm", width)?,
+            self_attn: below.below("self_attn").attention(index)?,
+            post_attention_layernorm: below.norm("post_attention_layernorm", width)?,
+            mlp: below.below("mlp").mlp()?,
+        })
+    }
+}
+
+impl Decoder {
+    pub fn load(weights: &Weights, config: &Config, kernels: Arc<dyn Kernels>, device: &Device) -> Result<Self> {
+        let loader = Loader { weights, config, kernels: &*kernels, prefix: "model.".into() };
+        let (vocab, width) = (config.vocab_size, config.hidden_size);
+        let embed_tokens = weights.tensor("model.embed_tokens.weight", &[vocab, width])?;
+        let head = match config.tie_word_embeddings {
+            true if weights.is_quantized() => weights.matrix("model.embed_tokens.weight", vocab, width)?,
+            // The same memory serves both.
+            true => Matrix::Dense(embed_tokens.clone()),
+            false => weights.matrix("lm_head.weight", vocab, width)?,
+        };
+        Ok(Self {
+            embed_tokens,
+            layers: (0..config.num_hidden_layers).map(|i| loader.layer(i)).collect::<Result<_>>()?,
+            norm: loader.norm("norm", width)?,
+            lm_head: kernels.linear(head, None).doing(|| format!("preparing `lm_head` [{vocab}, {width}]"))?,
+            inverse_frequencies: inverse_frequencies(config.rope_theta, config.head_dim, &config.rope_scaling),
+            kernels: kernels.clone(),
+            device: device.clone(),
+        })
+    }
+
+    /// Whether sequences can be packed together without changing each other's bits.
+    pub fn batch_invariant(&self) -> bool {
+        self.kernels.batch_invariant()
+    }
+
+    /// Final hidden states, after the last norm: `[tokens, hidden_size]`.
+    pub fn forward(&self, tokens: &[u32], packing: &Packing) -> TensorResult<Tensor> {
+        debug_assert_eq!(tokens.len(), packing.tokens());
+        let angles = self.angles(packing)?;
+        let mut x = self.embed_tokens.index_select(&Tensor::new(tokens, &self.device)?, 0)?;
+        for layer in &self.layers {
+            x = layer.forward(&x, &angles, packing, &*self.kernels)?;
+        }
+        self.norm.forward(&x, &*self.kernels)
+    }
+
+    /// Negative log-likelihood of `labels[i]` given the hidden state at `rows[i]`.
+    pub fn label_nll(&self, hidden: &Tensor, rows: &[u32], labels: &[u32]) -> TensorResult<Vec<f32>> {
+        let hidden = hidden.index_select(&Tensor::new(rows, &self.device)?, 0)?;
+        self.kernels.label_nll(&hidden, &*self.lm_head, labels)
+    }
+
+    /// Logits `[rows, vocab_size]` at some positions: for tests and for choosing a next token.
+    pub fn logits(&self, hidden: &Tensor, rows: &[u32]) -> TensorResult<Tensor> {
+        self.lm_head.forward(&hidden.index_select(&Tensor::new(rows, &self.device)?, 0)?)
+    }
+
+    fn angles(&self, packing: &Packing) -> TensorResult<Angles> {
+        let frequencies = &self.inverse_frequencies;
+        let angles = || packing.positions().into_iter().flat_map(|p| frequencies.iter().map(move |f| p as f32 * f));
+        let table = |f: fn(f32) -> f32| {
+            Tensor::from_vec(angles().map(f).collect(), (packing.tokens(), frequencies.len()), &self.device)
+        };
+        Ok(Angles { cos: table(f32::cos)?, sin: table(f32::sin)? })
+    }
+}
+
+impl Layer {
+    fn forward(&self, x: &Tensor, angles: &Angles, packing: &Packing, kernels: &dyn Kernels) -> TensorResult<Tensor> {
+        let y = self.self_attn.forward(&self.input_layernorm.forward(x, kernels)?, angles, packing, kernels)?;
+        let x = (x + y)?;
+        let y = self.mlp.forward(&self.post_attention_layernorm.forward(&x, kernels)?, kernels)?;
+        x + y
+    }
+}
+
+impl Attention {
+    fn forward(&self, x: &Tensor, angles: &Angles, packing: &Packing, kernels: &dyn Kernels) -> TensorResult<Tensor> {
+        let AttentionShape { heads, key_value_heads, head_dim, .. } = self.shape;
+        let tokens = x.dim(0)?;
+        let turned = |proj: &Arc<dyn FrozenLinear>, heads: usize, norm: &Option<Norm>| {
+            let mut y = proj.forward(x)?.reshape((tokens, heads, head_dim))?;
+            if let Some(norm) = norm {
+                y = norm.forward(&y, kernels)?;
+            }
+            kernels.rotary(&y, &angles.cos, &angles.sin)
+        };
+        let q = turned(&self.q_proj, heads, &self.q_norm)?;
+        let k = turned(&self.k_proj, key_value_heads, &self.k_norm)?;
+        let v = self.v_proj.forward(x)?.reshape((tokens, key_value_heads, head_dim))?;
+        self.o_proj.forward(&kernels.attention(&q, &k, &v, &self.shape, packing)?)
+    }
+}
+
+impl Mlp {
+    fn forward(&self, x: &Tensor, kernels: &dyn Kernels) -> TensorResult<Tensor> {
+        let gate = self.gate_proj.forward(x)?;
+        let up = self.up_proj.forward(x)?;
+        self.down_proj.forward(&kernels.swiglu(&gate, &up)?)
+    }
+}
+
+impl Norm {
+    fn forward(&self, x: &Tensor, kernels: &dyn Kernels) -> TensorResult<Tensor> {
+        kernels.rms_norm(x, &self.weight, self.eps)
+    }
+}

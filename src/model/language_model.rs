@@ -1,0 +1,303 @@
+//! A model as a whole: text in, tokens, negative log-likelihoods out.
+
+use super::chat::{ChatTemplate, SpecialTokens};
+use super::config::{Architecture, Config};
+use super::decoder::Decoder;
+use super::error::{Doing, Result, bad_file};
+use super::files::{ModelFiles, Precision, WeightFiles};
+use super::gguf::GgufFile;
+use super::kernels::{self, Packing};
+use super::tokenizer::Tokenizer;
+use super::weights::Weights;
+use super::{ScoreFailure, ScoreRequest, Scored};
+use crate::exec::RunError;
+use candle_core::Device;
+use rayon::prelude::*;
+use serde_json::Value;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// Tokens that are computed at once where sequences can be packed together.
+const PACKED_TOKENS: usize = 4096;
+
+/// What a model knows without its weights: enough to render, count and check lengths.
+pub struct TextModel {
+    pub config: Config,
+    pub tokenizer: Tokenizer,
+    /// `None` for models that were not made for conversations.
+    pub chat: Option<Chat>,
+    /// The most tokens that the model takes.
+    pub context: u32,
+    path: PathBuf,
+}
+
+/// A chat template and the token that ends its turns.
+pub struct Chat {
+    pub template: ChatTemplate,
+    pub end_of_turn: u32,
+}
+
+/// A row as tokens: the prompt, the response, and what closes it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Encoded {
+    /// Prompt and response.
+    pub tokens: Vec<u32>,
+    /// How many of them are the prompt's.
+    pub prompt: usize,
+    /// The token that closes the response: the last label, never read.
+    pub end: u32,
+}
+
+impl TextModel {
+    pub fn load(files: &ModelFiles) -> Result<Self> {
+        let parts = match &files.weights {
+            WeightFiles::Gguf { file, tokenizer } => Parts::from_gguf(&GgufFile::open(file)?, tokenizer.as_deref())?,
+            WeightFiles::Folder(folder) => Parts::from_folder(folder)?,
+        };
+        let template = match &files.chat_template {
+            Some(path) => Some((read(path)?, path.clone())),
+            None => parts.template,
+        };
+        let path = files.weights.path().to_path_buf();
+        let chat = template.map(|(source, origin)| -> Result<Chat> {
+            let template = ChatTemplate::new(&source, parts.special, &origin)?;
+            let end_of_turn = template.end_of_turn(&parts.tokenizer, &origin)?;
+            Ok(Chat { template, end_of_turn })
+        });
+        let own = u32::try_from(parts.config.max_position_embeddings).unwrap_or(u32::MAX);
+        let context = files.context.unwrap_or(own);
+        Ok(Self { config: parts.config, tokenizer: parts.tokenizer, chat: chat.transpose()?, context, path })
+    }
+
+    /// Puts a row into the chat template. `limit` bounds prompt and response together.
+    pub fn encode(&self, row: &ScoreRequest, limit: u32) -> Result<std::result::Result<Encoded, ScoreFailure>> {
+        let chat = self.chat.as_ref().ok_or_else(|| {
+            RunError::failed("chat-template-absent", format!("{} has no chat template", self.path.display()))
+                .help("give the model one: `chat-template=\"template.jinja\"`")
+        })?;
+        Ok(self.encode_with(chat, row, limit as usize))
+    }
+
+    fn encode_with(&self, chat: &Chat, row: &ScoreRequest, limit: usize) -> std::result::Result<Encoded, ScoreFailure> {
+        let prompt = chat.template.prompt(&row.messages).map_err(ScoreFailure::Template)?;
+        let mut tokens = self.tokenizer.encode(&prompt).map_err(ScoreFailure::Template)?;
+        let prompt = tokens.len();
+        if prompt == 0 {
+            return Err(ScoreFailure::Template("the chat template gives an empty prompt".into()));
+        }
+        tokens.extend(self.tokenizer.encode(&row.response).map_err(ScoreFailure::Template)?);
+        if tokens.len() == prompt {
+            return Err(ScoreFailure::Empty);
+        }
+        if tokens.len() > limit {
+            return Err(ScoreFailure::TooLong { tokens: tokens.len(), limit });
+        }
+        if let Some(id) = tokens.iter().find(|id| **id as usize >= self.config.vocab_size) {
+            let vocab = self.config.vocab_size;
+            return Err(ScoreFailure::Template(format!("token {id} is beyond the model's {vocab} embeddings")));
+        }
+        Ok(Encoded { tokens, prompt, end: chat.end_of_turn })
+    }
+
+    /// Bytes that the weights will take in memory.
+    pub fn weight_bytes(&self, files: &ModelFiles) -> u64 {
+        let parameters = self.config.parameters();
+        let table = (self.config.vocab_size * self.config.hidden_size) as u64;
+        match files.precision {
+            Precision::F32 => 4 * parameters,
+            Precision::Bf16 => 2 * parameters,
+            // As large as the file; the embedding table is looked up in float32.
+            Precision::Quantized => std::fs::metadata(files.weights.path()).map_or(0, |m| m.len()) + 4 * table,
+        }
+    }
+}
+
+/// What both file layouts give.
+struct Parts {
+    config: Config,
+    tokenizer: Tokenizer,
+    template: Option<(String, PathBuf)>,
+    special: SpecialTokens,
+}
+
+impl Parts {
+    fn from_gguf(gguf: &GgufFile, tokenizer: Option<&Path>) -> Result<Self> {
+        let tokenizer = match tokenizer {
+            Some(path) => Tokenizer::from_json(path)?,
+            None => Tokenizer::from_gguf(gguf)?,
+        };
+        let token = |key: &str| -> Result<Option<String>> {
+            let id = gguf.opt_u64(&format!("tokenizer.ggml.{key}_token_id"))?;
+            Ok(id.and_then(|id| tokenizer.text(u32::try_from(id).ok()?)))
+        };
+        let special =
+            SpecialTokens { bos: token("bos")?, eos: token("eos")?, unk: token("unknown")?, pad: token("padding")? };
+        let template = gguf.opt_str("tokenizer.chat_template")?;
+        let template = template.map(|t| (t.to_string(), gguf.path().to_path_buf()));
+        Ok(Self { config: Config::from_gguf(gguf)?, tokenizer, template, special })
+    }
+
+    fn from_folder(folder: &Path) -> Result<Self> {
+        let config = folder.join("config.json");
+        let mut config = Config::from_json(&read(&config)?, &config)?;
+        let generation = json_if_there(&folder.join("generation_config.json"))?;
+        match generation.get("eos_token_id") {
+            Some(Value::Number(id)) => config.eos_token_ids = id.as_u64().map(|id| id as u32).into_iter().collect(),
+            Some(Value::Array(ids)) => {
+                config.eos_token_ids = ids.iter().filter_map(|id| u32::try_from(id.as_u64()?).ok()).collect();
+            }
+            _ => {}
+        }
+        let path = folder.join("tokenizer.json");
+        let tokenizer = Tokenizer::from_json(&path)?;
+        let settings = json_if_there(&folder.join("tokenizer_config.json"))?;
+        let map = json_if_there(&folder.join("special_tokens_map.json"))?;
+        let named = |key: &str| special_token(&settings, key).or_else(|| special_token(&map, key));
+        let special = SpecialTokens {
+            bos: named("bos_token").or_else(|| tokenizer.text(config.bos_token_id?)),
+            eos: named("eos_token").or_else(|| tokenizer.text(*config.eos_token_ids.first()?)),
+            unk: named("unk_token"),
+            pad: named("pad_token"),
+        };
+        Ok(Self { config, tokenizer, template: folder_template(folder, &settings)?, special })
+    }
+}
+
+/// A special token is written as its text or as an object that describes it.
+fn special_token(settings: &Value, key: &str) -> Option<String> {
+    let value = settings.get(key)?;
+    value.as_str().or_else(|| value.get("content")?.as_str()).map(str::to_string)
+}
+
+/// `chat_template.jinja`, then the entry of `tokenizer_config.json`: one template, or several by name.
+fn folder_template(folder: &Path, settings: &Value) -> Result<Option<(String, PathBuf)>> {
+    let file = folder.join("chat_template.jinja");
+    if file.is_file() {
+        return Ok(Some((read(&file)?, file)));
+    }
+    let default = |templates: &Vec<Value>| {
+        let named = templates.iter().find(|t| t.get("name").and_then(Value::as_str) == Some("default"))?;
+        named.get("template")?.as_str().map(str::to_string)
+    };
+    let template = match settings.get("chat_template") {
+        Some(Value::String(template)) => Some(template.clone()),
+        Some(Value::Array(templates)) => default(templates),
+        _ => None,
+    };
+    Ok(template.map(|t| (t, folder.join("tokenizer_config.json"))))
+}
+
+fn read(path: &Path) -> Result<String> {
+    std::fs::read_to_string(path).map_err(|e| bad_file(path, format!("cannot read: {e}")))
+}
+
+/// A JSON object, empty when there is no such file.
+fn json_if_there(path: &Path) -> Result<Value> {
+    match path.is_file() {
+        true => serde_json::from_str(&read(path)?).map_err(|e| bad_file(path, format!("not valid JSON: {e}"))),
+        false => Ok(Value::Object(serde_json::Map::new())),
+    }
+}
+
+/// A model with its weights.
+pub struct LanguageModel {
+    pub text: Arc<TextModel>,
+    decoder: Decoder,
+    on_cpu: bool,
+}
+
+impl LanguageModel {
+    pub fn load(files: &ModelFiles, text: Arc<TextModel>, device: &Device) -> Result<Self> {
+        let config = &text.config;
+        let weights = match &files.weights {
+            WeightFiles::Gguf { file, .. } => {
+                // Conversion reorders the rows of these two alone.
+                let interleaved = matches!(config.architecture, Architecture::Llama | Architecture::Mistral);
+                let head_dim = interleaved.then_some(config.head_dim);
+                Weights::gguf(GgufFile::open(file)?, files.precision, head_dim, device)
+            }
+            WeightFiles::Folder(folder) => Weights::safetensors(folder, files.precision, device)?,
+        };
+        let decoder = Decoder::load(&weights, config, kernels::select(device), device)?;
+        Ok(Self { text, decoder, on_cpu: device.is_cpu() })
+    }
+
+    /// A model out of parts.
+    pub fn new(text: Arc<TextModel>, decoder: Decoder) -> Self {
+        Self { text, decoder, on_cpu: true }
+    }
+
+    /// Scores encoded rows, in their order. `stopping` is asked between batches.
+    pub fn score(
+        &self,
+        rows: &[&Encoded],
+        stopping: &(dyn Fn() -> bool + Sync),
+    ) -> Result<Vec<std::result::Result<Scored, ScoreFailure>>> {
+        let one = |batch: &[usize]| match stopping() {
+            true => Err(RunError::Interrupted),
+            false => self.score_batch(&batch.iter().map(|i| rows[*i]).collect::<Vec<_>>()),
+        };
+        // Without packing, whole sequences are what cores can share out; a GPU takes one after the other.
+        let batches = self.batches(rows);
+        let scored: Vec<_> = match self.on_cpu && !self.decoder.batch_invariant() {
+            true => batches.par_iter().map(|b| one(b)).collect::<Result<_>>()?,
+            false => batches.iter().map(|b| one(b)).collect::<Result<_>>()?,
+        };
+        let mut ordered = vec![None; rows.len()];
+        for (row, result) in batches.into_iter().flatten().zip(scored.into_iter().flatten()) {
+            ordered[row] = Some(result);
+        }
+        Ok(ordered.into_iter().map(|r| r.expect("batches hold every row once")).collect())
+    }
+
+    /// Rows of like length together. Each row is alone where packing would change its bits.
+    fn batches(&self, rows: &[&Encoded]) -> Vec<Vec<usize>> {
+        let mut order: Vec<usize> = (0..rows.len()).collect();
+        order.sort_by_key(|i| std::cmp::Reverse(rows[*i].tokens.len()));
+        let room = if self.decoder.batch_invariant() { PACKED_TOKENS } else { 0 };
+        let mut batches: Vec<Vec<usize>> = Vec::new();
+        let mut tokens = 0;
+        for row in order {
+            let length = rows[row].tokens.len();
+            match batches.last_mut() {
+                Some(batch) if tokens + length <= room => {
+                    batch.push(row);
+                    tokens += length;
+                }
+                _ => {
+                    batches.push(vec![row]);
+                    tokens = length;
+                }
+            }
+        }
+        batches
+    }
+
+    fn score_batch(&self, rows: &[&Encoded]) -> Result<Vec<std::result::Result<Scored, ScoreFailure>>> {
+        let packing = Packing::new(rows.iter().map(|r| r.tokens.len()));
+        let tokens: Vec<u32> = rows.iter().flat_map(|r| r.tokens.iter().copied()).collect();
+        let (mut positions, mut labels) = (Vec::new(), Vec::new());
+        for (row, range) in rows.iter().zip(packing.sequences()) {
+            positions.extend((range.start + row.prompt - 1..range.end).map(|p| p as u32));
+            labels.extend(row.tokens[row.prompt..].iter().copied().chain([row.end]));
+        }
+        let hidden = self.decoder.forward(&tokens, &packing);
+        let nll = hidden.and_then(|h| self.decoder.label_nll(&h, &positions, &labels));
+        let mut nll = nll
+            .doing(|| {
+                format!("scoring {} rows of {} tokens with {}", rows.len(), tokens.len(), self.text.path.display())
+            })?
+            .into_iter();
+        Ok(rows.iter().map(|row| scored(row, &mut nll)).collect())
+    }
+}
+
+/// Takes a row's values from those of its batch.
+fn scored(row: &Encoded, nll: &mut impl Iterator<Item = f32>) -> std::result::Result<Scored, ScoreFailure> {
+    let mut token_nll: Vec<f32> = nll.take(row.tokens.len() - row.prompt + 1).collect();
+    let end_nll = token_nll.pop().expect("at least the end token is a label");
+    if !(end_nll.is_finite() && token_nll.iter().all(|v| v.is_finite())) {
+        return Err(ScoreFailure::NotFinite);
+    }
+    Ok(Scored { prompt_tokens: row.prompt as u32, token_nll, end_nll })
+}
