@@ -1,0 +1,103 @@
+//! Every `kdl` block of the documentation and every file in `pipelines/` is checked.
+//!
+//! A block opened with ```` ```kdl,error=CODE ```` must fail with that diagnostic; all others must check.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// A fenced block: where it starts, the code it must fail with, its text.
+struct Block {
+    line: usize,
+    error: Option<String>,
+    text: String,
+}
+
+fn root() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn blocks(markdown: &str) -> Vec<Block> {
+    let mut found: Vec<Block> = Vec::new();
+    let mut open = false;
+    for (index, line) in markdown.lines().enumerate() {
+        if open {
+            open = line.trim_end() != "```";
+            if let (true, Some(block)) = (open, found.last_mut()) {
+                block.text.push_str(line);
+                block.text.push('\n');
+            }
+        } else if let Some(info) = line.strip_prefix("```kdl") {
+            let error = info.trim().strip_prefix(",error=").map(str::to_string);
+            found.push(Block { line: index + 1, error, text: String::new() });
+            open = true;
+        }
+    }
+    found
+}
+
+/// Exit code and codes of the diagnostics of `idiolect check`.
+fn check(file: &Path, params: &[&str]) -> (i32, Vec<String>, String) {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_idiolect"));
+    command.current_dir(root()).arg("check").arg(file).arg("--json");
+    for param in params {
+        command.args(["-P", param]);
+    }
+    let output = command.output().expect("the binary runs");
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let json: serde_json::Value = serde_json::from_str(&text).unwrap_or_else(|e| {
+        panic!("{}: not JSON ({e}):\n{text}\n{}", file.display(), String::from_utf8_lossy(&output.stderr))
+    });
+    let list = json.as_array().or_else(|| json["diagnostics"].as_array()).cloned().unwrap_or_default();
+    let codes = list.iter().filter_map(|d| d["code"].as_str().map(str::to_string)).collect();
+    (output.status.code().unwrap_or(-1), codes, text)
+}
+
+fn files(folder: &Path, extension: &str, found: &mut Vec<PathBuf>) {
+    for entry in std::fs::read_dir(folder).expect("a readable folder") {
+        let path = entry.expect("a readable entry").path();
+        if path.is_dir() {
+            files(&path, extension, found);
+        } else if path.extension().is_some_and(|e| e == extension) {
+            found.push(path);
+        }
+    }
+    found.sort();
+}
+
+#[test]
+fn every_block_of_the_documentation_checks() {
+    let mut pages = vec![root().join("README.md"), root().join("CHANGELOG.md")];
+    files(&root().join("docs"), "md", &mut pages);
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let mut seen = 0;
+    for page in pages {
+        for block in blocks(&std::fs::read_to_string(&page).expect("a readable page")) {
+            let place = format!("{}:{}", page.display(), block.line);
+            let file = folder.path().join("block.kdl");
+            std::fs::write(&file, &block.text).expect("a writable file");
+            let (code, codes, text) = check(&file, &[]);
+            match block.error {
+                None => assert_eq!(code, 0, "{place} does not check:\n{text}"),
+                Some(expected) => {
+                    assert_eq!(code, 2, "{place} should fail with {expected}");
+                    assert!(codes.contains(&expected), "{place} gives {codes:?}, not {expected}");
+                }
+            }
+            seen += 1;
+        }
+    }
+    assert!(seen >= 10, "only {seen} blocks found: is the fence still ```kdl?");
+}
+
+#[test]
+fn every_recipe_checks() {
+    let mut recipes = Vec::new();
+    files(&root().join("pipelines"), "kdl", &mut recipes);
+    assert!(recipes.len() >= 3);
+    for recipe in recipes {
+        let text = std::fs::read_to_string(&recipe).expect("a readable recipe");
+        let params: &[&str] = if text.contains("param \"data\"") { &["data=no-such-folder"] } else { &[] };
+        let (code, _, text) = check(&recipe, params);
+        assert_eq!(code, 0, "{} does not check:\n{text}", recipe.display());
+    }
+}
