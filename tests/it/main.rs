@@ -1,0 +1,4 @@
+//! What a user does, through the binary.
+
+mod documents;
+mod tutorial;
