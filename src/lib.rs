@@ -11,6 +11,7 @@
 pub mod cli;
 pub mod config;
 pub mod diag;
+pub mod eval;
 pub mod exec;
 pub mod fetch;
 pub mod graph;

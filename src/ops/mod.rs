@@ -6,12 +6,15 @@
 mod derive;
 pub mod expression;
 mod filter;
+pub mod gather;
 mod load;
 pub mod polars_bridge;
 pub mod rows;
 mod sample;
 mod select;
 pub mod spec;
+mod summarize;
+mod table;
 #[cfg(test)]
 pub mod testing;
 #[cfg(test)]
@@ -27,8 +30,16 @@ use std::path::PathBuf;
 pub use spec::{Arity, Default, FROM, FieldKind, FieldSpec, Fields, InputSpec, OUT, OpSpec, OutputSpec, Value};
 
 /// Every operator of the language, in the order of the reference.
-pub static REGISTRY: &[&OpSpec] =
-    &[&load::SPEC, &select::SPEC, &derive::SPEC, &filter::SPEC, &sample::SPEC, &write::SPEC];
+pub static REGISTRY: &[&OpSpec] = &[
+    &load::SPEC,
+    &select::SPEC,
+    &derive::SPEC,
+    &filter::SPEC,
+    &sample::SPEC,
+    &summarize::SPEC,
+    &table::SPEC,
+    &write::SPEC,
+];
 
 /// The operator of that name.
 pub fn find(name: &str) -> Option<&'static OpSpec> {

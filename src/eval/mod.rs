@@ -1,0 +1,3 @@
+//! Judging texts and numbers: answer extraction and statistics.
+
+pub mod statistics;
