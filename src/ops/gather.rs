@@ -32,10 +32,8 @@ struct Clash {
 pub fn schema(cx: &mut ResolveCx<'_>, port: &str) -> Option<SchemaRef> {
     let inputs = cx.port(port);
     let part = |i: &&crate::plan::InputInfo| i.skipped.is_some();
-    let parts: Vec<Part> = inputs
-        .iter()
-        .map(|i| Part { producer: &i.producer, schema: &i.schema, skipped: part(i) })
-        .collect();
+    let parts: Vec<Part> =
+        inputs.iter().map(|i| Part { producer: &i.producer, schema: &i.schema, skipped: part(i) }).collect();
     let clash = match unite(cx.node, &parts) {
         Ok(schema) => return Some(schema),
         Err(clash) => clash,
@@ -98,8 +96,9 @@ pub fn rows(cx: &NodeCx, port: &'static str) -> Result<(SchemaRef, Gathered), Ru
         .iter()
         .map(|(_, i)| Part { producer: &i.producer, schema: &i.schema, skipped: i.skipped.is_some() })
         .collect();
-    let schema = unite(cx.node(), &parts)
-        .map_err(|c| RunError::failed("column-type", format!("column `{}` has different types in the inputs", c.column)))?;
+    let schema = unite(cx.node(), &parts).map_err(|c| {
+        RunError::failed("column-type", format!("column `{}` has different types in the inputs", c.column))
+    })?;
     Ok((schema.clone(), Gathered { cx: cx.clone(), schema, inputs: inputs.into_iter(), open: None }))
 }
 

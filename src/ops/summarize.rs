@@ -128,8 +128,10 @@ fn distinct_names(by: &[Spanned<String>], measures: &[Measure], diagnostics: &mu
     let mut sound = true;
     for name in by.iter().chain(measures.iter().flat_map(|m| &m.names)) {
         let clash = match first.insert(&name.value, name.span) {
-            _ if name.value == NOTE => Diagnostic::error("duplicate-column", "the column `note` is made by `summarize`")
-                .at(name.span, "another name is needed here"),
+            _ if name.value == NOTE => {
+                Diagnostic::error("duplicate-column", "the column `note` is made by `summarize`")
+                    .at(name.span, "another name is needed here")
+            }
             None => continue,
             Some(span) => {
                 Diagnostic::error("duplicate-column", format!("two columns of the result are named `{}`", name.value))
@@ -162,7 +164,8 @@ impl Operator for Summarize {
         }
         for (column, span) in self.measures.iter().flat_map(Measure::columns) {
             let expected = "a number or a boolean";
-            sound &= cx.need_column(input, column, expected, |t| is_number(t) || *t == DataType::Boolean, span).is_some();
+            sound &=
+                cx.need_column(input, column, expected, |t| is_number(t) || *t == DataType::Boolean, span).is_some();
         }
         if !sound {
             return None;
@@ -273,7 +276,9 @@ impl<'a> Groups<'a> {
     fn finish(self, cx: &NodeCx) -> Result<RecordBatch, RunError> {
         let schema = cx.output_schema(0);
         let mut arrays: Vec<ArrayRef> = match &self.converter {
-            Some(converter) => converter.convert_rows(self.groups.keys().flatten().map(OwnedRow::row)).map_err(arrow_failed)?,
+            Some(converter) => {
+                converter.convert_rows(self.groups.keys().flatten().map(OwnedRow::row)).map_err(arrow_failed)?
+            }
             None => Vec::new(),
         };
         let groups: Vec<&Group> = self.groups.values().collect();
@@ -344,3 +349,6 @@ impl<'b> Notes<'b> {
         self.others.iter().all(|c| c.is_null(row)).then(|| notes.value(row))
     }
 }
+
+#[cfg(test)]
+mod tests;

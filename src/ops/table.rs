@@ -40,14 +40,23 @@ pub static SPEC: OpSpec = OpSpec {
             "Files to write: `csv` and `json` with full precision, `md` (Markdown) and `tex` (LaTeX) as shown; \
              default `csv` and `md`",
         ),
-        FieldSpec::new("column", FieldKind::Records(COLUMN), "A column to show; without any, all are shown as they come"),
+        FieldSpec::new(
+            "column",
+            FieldKind::Records(COLUMN),
+            "A column to show; without any, all are shown as they come",
+        ),
         FieldSpec::new(
             "sort",
             FieldKind::List(&FieldKind::Str),
             "Columns to sort by, the first one first; `-` before a name sorts from high to low. Empty cells come last",
         ),
-        FieldSpec::new("published", FieldKind::Records(published::FIELDS), "A column of published values from a CSV file"),
-        FieldSpec::new("terminal", FieldKind::Bool, "Whether to show the table in the terminal").default(Default::Bool(true)),
+        FieldSpec::new(
+            "published",
+            FieldKind::Records(published::FIELDS),
+            "A column of published values from a CSV file",
+        ),
+        FieldSpec::new("terminal", FieldKind::Bool, "Whether to show the table in the terminal")
+            .default(Default::Bool(true)),
     ],
     sink: true,
     example: EXAMPLE,
@@ -177,9 +186,8 @@ impl Column {
 
 impl Operator for Table {
     fn canonical(&self) -> serde_json::Value {
-        let column = |c: &Column| {
-            json!([c.source.value, c.name, c.label, c.format.digits, format!("{:?}", c.format.style)])
-        };
+        let column =
+            |c: &Column| json!([c.source.value, c.name, c.label, c.format.digits, format!("{:?}", c.format.style)]);
         let sort: Vec<_> = self.sort.iter().map(|(c, down)| json!([c.value, down])).collect();
         json!({
             "title": self.title,
@@ -221,13 +229,16 @@ impl Operator for Table {
 
     fn run(&self, cx: &NodeCx) -> Result<(), RunError> {
         let mut table = collect(cx)?;
+        let mut remarks = Vec::new();
         for published in &self.published {
             table = published.join(&table)?;
+            remarks.extend(published.remark(&table));
         }
         let table = self.sorted(table)?;
         let shown = self.picked(&table, &cx.output_schema(0))?;
         let mut grid = self.grid(&shown);
         grid.title.clone_from(&self.title);
+        grid.remarks = remarks;
         for format in &self.formats {
             let text = match format.as_str() {
                 "csv" => data::csv(&shown),
@@ -282,7 +293,9 @@ impl Table {
         let mut keys: Vec<SortColumn> = Vec::new();
         for (name, descending) in &self.sort {
             let options = SortOptions { descending: *descending, nulls_first: false };
-            keys.extend(table.column_by_name(&name.value).map(|c| SortColumn { values: c.clone(), options: Some(options) }));
+            keys.extend(
+                table.column_by_name(&name.value).map(|c| SortColumn { values: c.clone(), options: Some(options) }),
+            );
         }
         // The place breaks ties, so that equal rows keep their order.
         let places: ArrayRef = Arc::new(UInt64Array::from_iter_values(0..table.num_rows() as u64));
@@ -373,3 +386,6 @@ fn report_missing(name: &Spanned<String>, schema: &Schema, cx: &mut ResolveCx<'_
     }
     cx.error(d);
 }
+
+#[cfg(test)]
+mod tests;

@@ -12,6 +12,8 @@ pub struct Grid {
     pub rows: Vec<Vec<Option<String>>>,
     /// What to know about each row.
     pub notes: Vec<Option<String>>,
+    /// Lines below the table in the terminal.
+    pub remarks: Vec<String>,
 }
 
 /// The head of a column.
@@ -49,7 +51,8 @@ impl Grid {
             number: batch.column(*at).data_type().is_numeric(),
         };
         let rows = (0..batch.num_rows()).map(|row| cells.iter().map(|c| c[row].clone()).collect()).collect();
-        Self { title: None, columns: columns.iter().map(head).collect(), rows, notes: vec![None; batch.num_rows()] }
+        let notes = vec![None; batch.num_rows()];
+        Self { title: None, columns: columns.iter().map(head).collect(), rows, notes, remarks: Vec::new() }
     }
 
     /// The notes as a last column, where a drawing has no other place for them.

@@ -10,7 +10,8 @@ pub fn markdown(grid: &Grid) -> String {
     let cell = |c: &Option<String>| c.as_deref().map_or_else(|| MISSING.to_string(), escape_markdown);
     let heads: Vec<String> = grid.columns.iter().map(|h| escape_markdown(&h.label)).collect();
     let rows: Vec<Vec<String>> = grid.rows.iter().map(|r| r.iter().map(cell).collect()).collect();
-    let width = |at: usize| rows.iter().map(|r| &r[at]).chain([&heads[at]]).map(|c| display_width(c)).max().unwrap_or(0);
+    let width =
+        |at: usize| rows.iter().map(|r| &r[at]).chain([&heads[at]]).map(|c| display_width(c)).max().unwrap_or(0);
     let widths: Vec<usize> = (0..heads.len()).map(|at| width(at).max(3)).collect();
     let line = |cells: &[String]| {
         let padded = cells.iter().zip(&widths).zip(&grid.columns).map(|((c, width), head)| {
@@ -127,6 +128,7 @@ mod tests {
                 vec![None, None],
             ],
             notes: vec![None, None, Some("skipped: no file".into())],
+            remarks: Vec::new(),
         }
     }
 
@@ -137,8 +139,8 @@ mod tests {
 
         | na\|me                                     | mean_ppl | note             |
         | ------------------------------------------ | -------: | ---------------- |
-        | a\|b<br>\*c\* &lt;i&gt; \_d\_ e_f \`g\` \\ |    -1.50 | –                |
-        | \[x\] 100% \#1 {y} \~^                     |   1.2e-5 | –                |
+        | a\|b<br>\*c\* &lt;i&gt; \_d\_ e_f \`g\` \\ |    -1.50 |                  |
+        | \[x\] 100% \#1 {y} \~^                     |   1.2e-5 |                  |
         | –                                          |        – | skipped: no file |
         ");
     }
@@ -154,8 +156,8 @@ mod tests {
           \toprule
           na\textbar{}me & mean\_ppl & note \\
           \midrule
-          a\textbar{}b *c* \textless{}i\textgreater{} \_d\_ e\_f `g` \textbackslash{} & $-1.50$ & -- \\
-          {[}x{]} 100\% \#1 \{y\} \textasciitilde{}\textasciicircum{} & $1.2 \cdot 10^{-5}$ & -- \\
+          a\textbar{}b *c* \textless{}i\textgreater{} \_d\_ e\_f \textasciigrave{}g\textasciigrave{} \textbackslash{} & $-1.50$ &  \\
+          {[}x{]} 100\% \#1 \{y\} \textasciitilde{}\textasciicircum{} & $1.2 \cdot 10^{-5}$ &  \\
           -- & -- & skipped: no file \\
           \bottomrule
         \end{tabular}

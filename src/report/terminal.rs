@@ -46,6 +46,7 @@ fn footer(grid: &Grid, constants: &[(String, String)], out: &mut String) {
     for (i, note) in distinct(&grid.notes[..shown(grid)]).iter().enumerate() {
         lines.push(format!("[{}] {}", i + 1, plain(note)));
     }
+    lines.extend(grid.remarks.iter().map(|r| plain(r)));
     if grid.rows.len() > MAX_ROWS {
         lines.push(format!("{} more rows are not shown", grid.rows.len() - MAX_ROWS));
     }
@@ -324,6 +325,7 @@ mod tests {
             columns: heads.iter().map(head).collect(),
             rows: rows.iter().map(|r| r.iter().map(cell).collect()).collect(),
             notes: vec![None; rows.len()],
+            remarks: Vec::new(),
         }
     }
 

@@ -57,7 +57,8 @@ impl Measure {
         let function = fields.str("fn");
         let corpus = function.value == "corpus-ppl";
         let mut sound = true;
-        for (field, wanted) in [("column", !corpus), ("q", function.value == "quantile"), ("nll", corpus), ("tokens", corpus)]
+        for (field, wanted) in
+            [("column", !corpus), ("q", function.value == "quantile"), ("nll", corpus), ("tokens", corpus)]
         {
             let optional = corpus || (field == "column" && function.value == "count");
             sound &= fits(fields, field, wanted, optional, &function, diagnostics);
@@ -130,7 +131,9 @@ impl Measure {
     /// The columns of the result, one value for each group.
     pub fn of_groups(&self, groups: &[&Group], columns: &[String], seed: u64) -> Vec<ArrayRef> {
         let place = |name: &Spanned<String>| columns.iter().position(|c| *c == name.value).unwrap_or_default();
-        let present = |g: &Group, name: &Spanned<String>| -> Vec<f64> { g.values[place(name)].iter().flatten().copied().collect() };
+        let present = |g: &Group, name: &Spanned<String>| -> Vec<f64> {
+            g.values[place(name)].iter().flatten().copied().collect()
+        };
         let floats = |of: &dyn Fn(&Group) -> Option<f64>| -> Vec<ArrayRef> {
             vec![Arc::new(groups.iter().map(|g| of(g)).collect::<Float64Array>())]
         };
@@ -141,9 +144,7 @@ impl Measure {
             Statistic::Rows => counts(&|g| g.rows as i64),
             Statistic::Count(c) => counts(&|g| present(g, c).len() as i64),
             Statistic::Mean(c) => floats(&|g| statistics::mean(&present(g, c))),
-            Statistic::Quantile(c, q) => {
-                floats(&|g| statistics::quantile(&statistics::sorted(&present(g, c)), *q))
-            }
+            Statistic::Quantile(c, q) => floats(&|g| statistics::quantile(&statistics::sorted(&present(g, c)), *q)),
             Statistic::Sum(c) => floats(&|g| Some(statistics::sum(present(g, c)))),
             Statistic::Deviation(c) => floats(&|g| statistics::standard_deviation(&present(g, c))),
             Statistic::CorpusPerplexity { nll, tokens } => {
@@ -188,10 +189,13 @@ fn fits(
         }
         Some(value) if !wanted => {
             diagnostics.push(
-                Diagnostic::error("meaningless-field", format!("`{name}` means nothing to `fn=\"{}\"`", function.value))
-                    .at(value.span, "not read")
-                    .and(function.span, "because of this")
-                    .help(format!("remove `{name}`")),
+                Diagnostic::error(
+                    "meaningless-field",
+                    format!("`{name}` means nothing to `fn=\"{}\"`", function.value),
+                )
+                .at(value.span, "not read")
+                .and(function.span, "because of this")
+                .help(format!("remove `{name}`")),
             );
             false
         }

@@ -5,7 +5,7 @@ use super::{NOTE, arrow_failed};
 use crate::diag::{Diagnostic, Diagnostics, Span, Spanned};
 use crate::exec::RunError;
 use crate::report::grid::{Format, texts};
-use arrow::array::{ArrayRef, Float64Array, RecordBatch, StringArray};
+use arrow::array::{Array, ArrayRef, Float64Array, RecordBatch, StringArray};
 use arrow::csv::ReaderBuilder;
 use arrow::csv::reader::Format as CsvFormat;
 use arrow::datatypes::{DataType, Field, Schema};
@@ -142,6 +142,15 @@ impl Published {
         RecordBatch::try_new(Arc::new(Schema::new(fields)), columns).map_err(arrow_failed)
     }
 
+    /// Says so when no row found a value: names that do not match look like values that do not exist.
+    pub fn remark(&self, joined: &RecordBatch) -> Option<String> {
+        let column = joined.column_by_name(&self.name.value)?;
+        let ours: Vec<&str> = self.on.iter().map(|(ours, _)| ours.value.as_str()).collect();
+        let file = self.path.value.file_name().unwrap_or_default().to_string_lossy();
+        (joined.num_rows() > 0 && column.null_count() == column.len())
+            .then(|| format!("{}: {file} has no value for any {}", self.name.value, ours.join(", ")))
+    }
+
     /// The published values by key.
     fn read(&self) -> Result<HashMap<Vec<String>, f64>, RunError> {
         let path = self.path.value.display();
@@ -204,7 +213,6 @@ fn read_lines(path: &Path) -> Result<Lines, String> {
         let columns: Vec<&StringArray> = batch.columns().iter().filter_map(|c| c.as_any().downcast_ref()).collect();
         for row in 0..batch.num_rows() {
             let cell = |c: &&StringArray| {
-                use arrow::array::Array;
                 if c.is_null(row) { String::new() } else { c.value(row).trim().to_string() }
             };
             rows.push(columns.iter().map(cell).collect());

@@ -19,7 +19,13 @@ pub fn draw(chart: &Chart, categories: &[String], bars: &[Vec<Bar>]) -> String {
     let headroom = if labels_fit(bars, width, groups, series) == Values::None { 6.0 } else { 34.0 };
     let y = |(bottom, top): (f32, f32)| {
         let ticks = ((bottom - top).abs() / 55.0) as usize;
-        Scale::new(chart.y_scale, low, high, (bottom, if bottom > top + 100.0 { top + headroom } else { top }), ticks.max(4))
+        Scale::new(
+            chart.y_scale,
+            low,
+            high,
+            (bottom, if bottom > top + 100.0 { top + headroom } else { top }),
+            ticks.max(4),
+        )
     };
     let (mut frame, y) = Frame::new(chart, width, Key::Area, XAxis::Categories(categories), &y);
     patterns(&mut frame.svg, series);
@@ -114,7 +120,9 @@ fn one(svg: &mut Svg, bar: &Bar, series: usize, place: &Place, y: &Scale) {
 
 /// An interval: white below the ink, to be seen on every colour.
 pub fn whisker(svg: &mut Svg, x: f32, (low, high): (f32, f32), cap: f32) {
-    for look in ["stroke=\"#ffffff\" stroke-width=\"3\" stroke-opacity=\"0.8\"", "stroke=\"#222222\" stroke-width=\"1.2\""] {
+    for look in
+        ["stroke=\"#ffffff\" stroke-width=\"3\" stroke-opacity=\"0.8\"", "stroke=\"#222222\" stroke-width=\"1.2\""]
+    {
         svg.line((x, low), (x, high), look);
         svg.line((x - cap, low), (x + cap, low), look);
         svg.line((x - cap, high), (x + cap, high), look);

@@ -49,7 +49,11 @@ struct Plan {
 enum Labels {
     Level(Vec<Vec<String>>),
     /// Turned by degrees; every n-th.
-    Turned { degrees: f32, texts: Vec<String>, every: usize },
+    Turned {
+        degrees: f32,
+        texts: Vec<String>,
+        every: usize,
+    },
 }
 
 impl Frame {
@@ -116,7 +120,8 @@ impl Frame {
             (XAxis::Categories(all), Some(labels)) => self.categories(all.len(), labels),
             (XAxis::Categories(_), None) => {}
         }
-        let below = plan.height - MARGIN - plan.notes.len() as f32 * NOTE * 1.4 - if plan.notes.is_empty() { 0.0 } else { 6.0 };
+        let below =
+            plan.height - MARGIN - plan.notes.len() as f32 * NOTE * 1.4 - if plan.notes.is_empty() { 0.0 } else { 6.0 };
         let label = REGULAR.fit(&chart.x_label, LABEL, self.right - self.left);
         self.svg.text(((self.left + self.right) / 2.0, below - 3.0), &label, Text::new(LABEL, INK, Anchor::Middle));
     }
@@ -137,7 +142,8 @@ impl Frame {
                 for (i, text) in texts.iter().enumerate().step_by(*every) {
                     // The text's middle line, not its base, points at the group.
                     let shift = if *degrees == -90.0 { TICK * 0.35 } else { TICK * 0.5 };
-                    let place = (middle(i) + shift, self.bottom + 8.0 + if *degrees == -90.0 { 0.0 } else { TICK * 0.4 });
+                    let place =
+                        (middle(i) + shift, self.bottom + 8.0 + if *degrees == -90.0 { 0.0 } else { TICK * 0.4 });
                     self.svg.text(place, text, Text::new(TICK, INK, Anchor::End).rotated(*degrees));
                 }
             }

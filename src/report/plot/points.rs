@@ -11,7 +11,9 @@ pub fn draw(chart: &Chart, points: &[Vec<Point>], lines: bool) -> String {
     let width = chart.width.unwrap_or(640.0);
     let shown: Vec<Vec<Point>> = points
         .iter()
-        .map(|s| s.iter().copied().filter(|p| Scale::shows(chart.x_scale, p.x) && Scale::shows(chart.y_scale, p.y)).collect())
+        .map(|s| {
+            s.iter().copied().filter(|p| Scale::shows(chart.x_scale, p.x) && Scale::shows(chart.y_scale, p.y)).collect()
+        })
         .collect();
     let all = || shown.iter().flatten();
     let (x_low, x_high) = extent(chart.x_scale, all().map(|p| p.x));
@@ -24,7 +26,13 @@ pub fn draw(chart: &Chart, points: &[Vec<Point>], lines: bool) -> String {
     let (mut frame, y) = Frame::new(chart, width, key, XAxis::Numbers(&x), &y);
     let x = x((frame.left, frame.right));
     let count = all().count();
-    let size = if count > 2000 { 3.0 } else if count > 300 { 4.5 } else { 7.0 };
+    let size = if count > 2000 {
+        3.0
+    } else if count > 300 {
+        4.5
+    } else {
+        7.0
+    };
     for (series, points) in shown.iter().enumerate() {
         let places: Vec<(f32, f32)> = points.iter().map(|p| (x.at(p.x), y.at(p.y))).collect();
         if lines {

@@ -52,7 +52,8 @@ fn heading(chart: &Chart) -> String {
 }
 
 fn bar_rows(categories: &[String], series: &[String], bars: &[Vec<Bar>]) -> Vec<Row> {
-    let values: Vec<Option<f64>> = bars.iter().flatten().flat_map(|b| [b.value, b.interval.map(|i| i.0), b.interval.map(|i| i.1)]).collect();
+    let values: Vec<Option<f64>> =
+        bars.iter().flatten().flat_map(|b| [b.value, b.interval.map(|i| i.0), b.interval.map(|i| i.1)]).collect();
     let texts = numbers(&values, Format::default());
     let mut rows = Vec::new();
     for (group, category) in categories.iter().enumerate() {
@@ -91,8 +92,9 @@ fn bin_rows(edges: &[f64], series: &[String], counts: &[Vec<u64>]) -> Vec<Row> {
 fn draw(rows: &[Row], kind: Kind, out: &mut String) {
     let columns = rows.iter().map(|r| r.labels.len()).max().unwrap_or(0);
     let fitted: Vec<Vec<String>> = rows.iter().map(|r| r.labels.iter().map(|l| cut(&plain(l), 28)).collect()).collect();
-    let widths: Vec<usize> =
-        (0..columns).map(|c| fitted.iter().filter_map(|l| l.get(c)).map(|l| display_width(l)).max().unwrap_or(0)).collect();
+    let widths: Vec<usize> = (0..columns)
+        .map(|c| fitted.iter().filter_map(|l| l.get(c)).map(|l| display_width(l)).max().unwrap_or(0))
+        .collect();
     let text = rows.iter().map(|r| display_width(&r.text)).max().unwrap_or(0);
     let taken: usize = widths.iter().map(|w| w + 2).sum::<usize>() + text + 1;
     let room = WIDTH.saturating_sub(taken).max(10);
@@ -141,7 +143,8 @@ struct Lengths {
 
 impl Lengths {
     fn of(rows: &[Row], kind: Kind, room: usize) -> Self {
-        let shown = || rows.iter().filter_map(|r| r.value).filter(|v| super::scale::Scale::shows(kind, *v) && *v != 0.0);
+        let shown =
+            || rows.iter().filter_map(|r| r.value).filter(|v| super::scale::Scale::shows(kind, *v) && *v != 0.0);
         let (min, max) = shown().fold((f64::INFINITY, f64::NEG_INFINITY), |(l, h), v| (l.min(v), h.max(v)));
         if kind == Kind::Log {
             let low = min / (max / min).powf(0.08).max(1.3);

@@ -24,7 +24,8 @@ pub fn wraps_whole(face: &Face, text: &str, size: f32, width: f32, max_lines: us
 
 /// The end of the longest piece that fits; of the first part where none does.
 fn break_point(face: &Face, text: &str, size: f32, width: f32) -> usize {
-    let mut ends = text.char_indices().filter(|(_, c)| c.is_whitespace() || "_-/".contains(*c)).map(|(i, c)| i + c.len_utf8());
+    let mut ends =
+        text.char_indices().filter(|(_, c)| c.is_whitespace() || "_-/".contains(*c)).map(|(i, c)| i + c.len_utf8());
     let first = ends.next().unwrap_or(text.len());
     let fits = |end: &usize| face.width(text[..*end].trim_end(), size) <= width;
     ends.chain([text.len()]).take_while(fits).last().unwrap_or(first)
