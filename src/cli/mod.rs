@@ -12,6 +12,7 @@ mod fmt;
 mod graph;
 mod op;
 mod plan;
+mod progress;
 mod run;
 mod schema;
 mod store;
@@ -42,6 +43,8 @@ pub const DONE: u8 = 0;
 pub const FAILED: u8 = 1;
 pub const WRONG_INPUT: u8 = 2;
 pub const QUARANTINED: u8 = 3;
+/// Stopped by Ctrl-C, as shells number it.
+pub const INTERRUPTED: u8 = 130;
 
 /// Parses the command line and runs the subcommand.
 pub fn main() -> ExitCode {

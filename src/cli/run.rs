@@ -1,10 +1,306 @@
 //! `idiolect run`.
 
-/// Runs a pipeline.
-#[derive(Debug, clap::Args)]
-pub struct Args {}
+use super::progress::{Progress, duration, grouped, number};
+use super::store::{StoreArg, print_error};
+use crate::config::RunOptions;
+use crate::diag::{Diagnostics, Sources};
+use crate::exec::{self, NodeOutcome, NodeReport, RunConfig, RunError, RunReport, Stop};
+use crate::plan::{DeclaredOnly, FileDigests, Plan, PlanEnv};
+use crate::store::Store;
+use signal_hook::consts::{SIGINT, SIGTERM};
+use std::io::IsTerminal;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-pub fn run(_args: Args) -> u8 {
-    eprintln!("error: `idiolect run` is not built yet");
-    super::FAILED
+/// Lines of one kind in the summary; the rest is counted.
+const LINES: usize = 10;
+
+/// Runs a pipeline: what is not finished yet, and nothing twice
+///
+/// Finished outputs and finished rows of costly operators are kept in the store. A run that was stopped, killed or
+/// failed goes on where it was when the same command is given again. Tables and charts go to standard output, all else
+/// to standard error; files go to the run folder, with the plan, the events and the rows in quarantine.
+///
+/// Exit codes: 0 done; 1 a node failed; 2 the pipeline is wrong; 3 more rows in quarantine than tolerated;
+/// 130 stopped by Ctrl-C.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// The pipeline file
+    file: PathBuf,
+    /// Folder for tables, charts and other files [default: runs/<pipeline>]
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
+    /// Set a parameter, such as `-P limit=5`
+    #[arg(short = 'P', value_name = "NAME=VALUE", value_parser = parse_override)]
+    param: Vec<(String, String)>,
+    #[command(flatten)]
+    store: StoreArg,
+    /// Show what would run, and why, and run nothing
+    #[arg(long)]
+    dry_run: bool,
+    /// Print the report of the run as JSON instead of tables and charts
+    #[arg(long)]
+    json: bool,
+    /// Rows of a batch between operators; never changes a result
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    batch_rows: Option<u32>,
+    /// Batches that wait between two operators; never changes a result
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=65536))]
+    channel_batches: Option<u32>,
+    /// Memory for operators that hold their whole input, such as `4GiB`; never changes a result
+    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
+    memory: Option<u64>,
+    /// Groups of operators that run at once; never changes a result
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=4096))]
+    stages: Option<u32>,
+    /// No progress and no summary; only warnings and errors
+    #[arg(long, short)]
+    quiet: bool,
+}
+
+impl Args {
+    /// The options of the file, with those of the command line in their place.
+    fn options(&self, file: &RunOptions) -> RunOptions {
+        RunOptions {
+            batch_rows: self.batch_rows.map_or(file.batch_rows, |n| n as usize),
+            channel_batches: self.channel_batches.map_or(file.channel_batches, |n| n as usize),
+            memory: self.memory.unwrap_or(file.memory),
+            stages: self.stages.map_or(file.stages, |n| n as usize),
+            tolerance: file.tolerance,
+        }
+    }
+}
+
+fn parse_override(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((name, value)) if !name.is_empty() => Ok((name.to_string(), value.to_string())),
+        _ => Err(format!("`{text}` is not NAME=VALUE")),
+    }
+}
+
+/// Bytes: `4GiB`, `512MiB`, `1500000`.
+fn parse_size(text: &str) -> Result<u64, String> {
+    let wrong = || format!("`{text}` is no size: write a number and `KiB`, `MiB`, `GiB` or `B`, such as `4GiB`");
+    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let factor = match text[digits..].trim() {
+        "" | "B" => 1,
+        "KiB" => 1 << 10,
+        "MiB" => 1 << 20,
+        "GiB" => 1 << 30,
+        "TiB" => 1 << 40,
+        _ => return Err(wrong()),
+    };
+    let number: u64 = text[..digits].parse().map_err(|_| wrong())?;
+    number.checked_mul(factor).filter(|n| *n > 0).ok_or_else(wrong)
+}
+
+pub fn run(args: Args) -> u8 {
+    let Some(plan) = compile(&args) else { return super::WRONG_INPUT };
+    if args.dry_run {
+        return dry_run(&args, &plan);
+    }
+    match execute(&args, &plan) {
+        Ok(report) => {
+            if args.json {
+                println!("{}", serde_json::to_string_pretty(&report).expect("a report has string keys only"));
+            } else {
+                report.presented.iter().for_each(|text| print!("{text}"));
+            }
+            summarize(&report, args.quiet);
+            exit_code(&report)
+        }
+        Err(error) => {
+            print_error(&error);
+            super::FAILED
+        }
+    }
+}
+
+fn compile(args: &Args) -> Option<Plan> {
+    let (mut sources, mut found) = (Sources::new(), Diagnostics::new());
+    let mut env = PlanEnv::new(DeclaredOnly);
+    env.digests = FileDigests::kept_in(&args.store.path);
+    let pipeline = crate::config::load(&args.file, &args.param, &mut sources, &mut found);
+    let graph = pipeline.and_then(|p| crate::graph::build(p, &mut found));
+    let plan = graph.and_then(|g| crate::plan::build(g, &env, &mut found));
+    if !found.is_empty() {
+        eprintln!("{}", crate::diag::render(&found, &sources, std::io::stderr().is_terminal()));
+    }
+    plan
+}
+
+fn dry_run(args: &Args, plan: &Plan) -> u8 {
+    let store = match Store::existing(&args.store.path) {
+        Ok(store) => store,
+        Err(error) => {
+            print_error(&error);
+            return super::FAILED;
+        }
+    };
+    for node in &plan.nodes {
+        let cached = store.as_ref().is_some_and(|s| s.artifact(&node.fingerprint).is_some());
+        println!("{}  {}", if cached { "cached" } else { "to run" }, node.name);
+    }
+    super::DONE
+}
+
+fn execute(args: &Args, plan: &Plan) -> Result<RunReport, RunError> {
+    let store = Store::open(&args.store.path)?;
+    let progress = Progress::new(args.quiet);
+    let stop = Stop::default();
+    watch_signals(&stop, progress.printer())?;
+    let config = RunConfig {
+        out: args.out.clone().unwrap_or_else(|| Path::new("runs").join(&plan.name)),
+        options: args.options(&plan.options),
+        lanes: Arc::new(exec::NoLanes),
+        stop,
+    };
+    exec::run(plan, &store, &config, &progress)
+}
+
+/// The first signal asks the run to stop, the second ends the process.
+fn watch_signals(stop: &Stop, say: impl Fn(&str) + Send + 'static) -> Result<(), RunError> {
+    let signals = signal_hook::iterator::Signals::new([SIGINT, SIGTERM]);
+    let mut signals = signals.map_err(|e| RunError::failed("no-signals", format!("cannot watch for Ctrl-C: {e}")))?;
+    let stop = stop.clone();
+    let watch = move || {
+        for _ in signals.forever() {
+            if stop.is_set() {
+                std::process::exit(i32::from(super::INTERRUPTED));
+            }
+            stop.set();
+            say("stopping when the rows in work are kept; once more to leave at once");
+        }
+    };
+    let thread = std::thread::Builder::new().name("signals".into()).spawn(watch);
+    thread.map(drop).map_err(|e| RunError::failed("no-thread", format!("cannot watch for Ctrl-C: {e}")))
+}
+
+fn exit_code(report: &RunReport) -> u8 {
+    match report.outcome() {
+        "interrupted" => super::INTERRUPTED,
+        "failed" => super::FAILED,
+        "beyond_tolerance" => super::QUARANTINED,
+        _ => super::DONE,
+    }
+}
+
+/// What happened, on standard error. Failures and what to do about them are said also when quiet.
+fn summarize(report: &RunReport, quiet: bool) {
+    if !quiet {
+        eprintln!("{}", headline(report));
+        skipped(report);
+        quarantined(report);
+        if !report.files.is_empty() {
+            eprintln!("files:");
+            report.files.iter().for_each(|f| eprintln!("  {}", f.display()));
+        }
+    }
+    failures(report);
+    if report.interrupted {
+        eprintln!("stopped before the end: run the same command again to go on; finished rows are kept");
+    }
+    for node in report.nodes.iter().filter(|n| n.beyond_tolerance).take(LINES) {
+        let (bad, all) = (number(node.quarantined), number(node.rows_in));
+        eprintln!(
+            "error[quarantine]: {bad} of {all} rows of `{}` are in quarantine, more than its tolerance of {}",
+            node.node, node.tolerance
+        );
+    }
+    if report.beyond_tolerance() {
+        let path = report.out.join("quarantine.jsonl");
+        eprintln!("\nhint: `{}` has the rows and reasons; `tolerance` says how many may go there", path.display());
+    }
+}
+
+/// `figure-2: 12 nodes run, 3 cached, 1 skipped, in 2m 10s`.
+fn headline(report: &RunReport) -> String {
+    let count = |kind: &str| report.count(|o| o.word() == kind);
+    let ran = count("ran");
+    let cached = count("cached") + count("not_needed") + count("shared");
+    let took = duration(report.seconds);
+    let name = &report.pipeline;
+    if ran == 0 && cached + count("skipped") == report.nodes.len() {
+        return format!("{name}: everything is cached ({cached} nodes), nothing to run, in {took}");
+    }
+    let rows = report.nodes.iter().filter(|n| n.outcome == NodeOutcome::Ran).map(|n| n.rows_out).sum();
+    let mut parts = vec![format!("{ran} nodes run ({} rows)", number(rows))];
+    let others = [("cached", cached), ("skipped", count("skipped")), ("failed", count("failed"))];
+    let stopped = [("not run", count("cancelled")), ("stopped", count("interrupted"))];
+    parts.extend(others.into_iter().chain(stopped).filter(|(_, n)| *n > 0).map(|(word, n)| format!("{n} {word}")));
+    format!("{name}: {}, in {took}", parts.join(", "))
+}
+
+/// Prints the first lines and counts the others.
+fn some_lines(lines: impl ExactSizeIterator<Item = String>) {
+    let more = lines.len().saturating_sub(LINES);
+    lines.take(LINES).for_each(|line| eprintln!("{line}"));
+    if more > 0 {
+        eprintln!("  … and {more} more");
+    }
+}
+
+fn skipped(report: &RunReport) {
+    let reason = |n: &NodeReport| match &n.outcome {
+        NodeOutcome::Skipped { reason } => Some((reason.clone(), n.node.to_string())),
+        _ => None,
+    };
+    let groups = grouped(report.nodes.iter().filter_map(reason));
+    some_lines(groups.into_iter().map(|(reason, nodes)| match nodes.as_slice() {
+        [one] => format!("  skipped     {one}: {reason}"),
+        [first, rest @ ..] => format!("  skipped     {first} and {} more: {reason}", rest.len()),
+        [] => reason,
+    }));
+}
+
+fn quarantined(report: &RunReport) {
+    let own = |n: &&NodeReport| n.quarantined > 0 && !matches!(n.outcome, NodeOutcome::Shared { .. });
+    let nodes: Vec<&NodeReport> = report.nodes.iter().filter(own).collect();
+    some_lines(nodes.into_iter().map(|n| {
+        let reasons: Vec<String> = n.reasons.iter().map(|(reason, count)| format!("{count} {reason}")).collect();
+        let (bad, all) = (number(n.quarantined), number(n.rows_in));
+        format!("  quarantine  {}: {bad} of {all} rows ({})", n.node, reasons.join(", "))
+    }));
+}
+
+fn failures(report: &RunReport) {
+    let failed: Vec<&NodeReport> =
+        report.nodes.iter().filter(|n| matches!(n.outcome, NodeOutcome::Failed { .. })).collect();
+    for node in failed.iter().take(LINES) {
+        let NodeOutcome::Failed { code, message, help } = &node.outcome else { continue };
+        eprintln!("error[{code}]: `{}` failed: {message}", node.node);
+        if let Some(help) = help {
+            eprintln!("\nhint: {help}");
+        }
+    }
+    if failed.len() > LINES {
+        eprintln!("… and {} more failed; `events.jsonl` in the run folder has them all", failed.len() - LINES);
+    }
+    let because = |n: &NodeReport| match &n.outcome {
+        NodeOutcome::Cancelled { because } => Some((because.clone(), n.node.to_string())),
+        _ => None,
+    };
+    let groups = grouped(report.nodes.iter().filter_map(because));
+    some_lines(groups.into_iter().map(|(because, nodes)| {
+        let shown = nodes.iter().take(3).map(|n| format!("`{n}`")).collect::<Vec<_>>().join(", ");
+        let more = if nodes.len() > 3 { format!(" and {} more", nodes.len() - 3) } else { String::new() };
+        format!("  not run because `{because}` failed: {shown}{more}")
+    }));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_and_overrides() {
+        assert_eq!(parse_size("4GiB"), Ok(4 << 30));
+        assert_eq!(parse_size("512 MiB"), Ok(512 << 20));
+        assert_eq!(parse_size("1500"), Ok(1500));
+        for wrong in ["", "GiB", "4GB?", "-1", "0", "99999999999TiB", "4é"] {
+            assert!(parse_size(wrong).is_err(), "{wrong}");
+        }
+        assert_eq!(parse_override("a=b=c"), Ok(("a".into(), "b=c".into())));
+        assert!(parse_override("a").is_err() && parse_override("=a").is_err());
+    }
 }

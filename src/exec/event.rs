@@ -19,36 +19,36 @@ pub enum Event<'a> {
     },
     /// The output was in the store already.
     NodeCached {
-        node: String,
+        node: Node<'a>,
         op: &'a str,
         fingerprint: &'a Fingerprint,
         rows_out: u64,
         quarantined: u64,
     },
     NodeSkipped {
-        node: String,
+        node: Node<'a>,
         reason: &'a str,
     },
     /// An artifact failed its check and was moved away; its node runs again.
     ArtifactBroken {
-        node: String,
+        node: Node<'a>,
         fingerprint: &'a Fingerprint,
         why: &'a str,
         moved_to: PathBuf,
     },
     NodeStarted {
-        node: String,
+        node: Node<'a>,
         op: &'a str,
         fingerprint: &'a Fingerprint,
         stage: usize,
     },
     NodeProgress {
-        node: String,
+        node: Node<'a>,
         op: &'a str,
         counts: Counts,
     },
     NodeFinished {
-        node: String,
+        node: Node<'a>,
         op: &'a str,
         outcome: &'a str,
         message: Option<String>,
@@ -62,6 +62,16 @@ pub enum Event<'a> {
         failed: usize,
         quarantined: u64,
     },
+}
+
+/// A node's name, written as people write it.
+#[derive(Debug, Clone, Copy)]
+pub struct Node<'a>(pub &'a NodeName);
+
+impl Serialize for Node<'_> {
+    fn serialize<S: serde::Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        s.collect_str(self.0)
+    }
 }
 
 /// What a node has done so far.
@@ -197,9 +207,4 @@ impl Meter {
             queue_max: get(&self.queue_max),
         }
     }
-}
-
-/// A node's name as events carry it.
-pub fn name(node: &NodeName) -> String {
-    node.to_string()
 }

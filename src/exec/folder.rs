@@ -3,7 +3,7 @@
 use super::event::Event;
 use super::{RunError, RunReport};
 use crate::plan::Plan;
-use crate::store::{Artifact, io_error, manifest, write_atomically};
+use crate::store::{Artifact, io_error, manifest, new_file, write_atomically};
 use std::fs::{self, File, TryLockError};
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
@@ -79,7 +79,7 @@ impl RunFolder {
     ) -> Result<(), RunError> {
         let to = self.path.join("quarantine.jsonl");
         let fail = |e: std::io::Error| io_error("write", &to, &e);
-        let new = tempfile::NamedTempFile::new_in(&self.path).map_err(fail)?;
+        let new = new_file(&self.path, ".new-", "").map_err(fail)?;
         let mut out = BufWriter::new(new);
         let mut any = false;
         for (node, artifact) in artifacts {
@@ -95,7 +95,6 @@ impl RunFolder {
         }
         let new = out.into_inner().map_err(|e| fail(e.into_error()))?;
         if any {
-            readable(new.path());
             new.persist(&to).map_err(|e| fail(e.error))?;
         } else if to.exists() {
             fs::remove_file(&to).map_err(|e| io_error("remove", &to, &e))?;
@@ -113,19 +112,13 @@ impl RunFolder {
     }
 }
 
-/// Files made as temporary ones can be read by their owner alone; results are for all whom the folder lets in.
-fn readable(path: &Path) {
-    use std::os::unix::fs::PermissionsExt;
-    let _ = fs::set_permissions(path, fs::Permissions::from_mode(0o644));
-}
-
 fn copy(from: &Path, to: &Path) -> Result<(), RunError> {
     let folder = to.parent().unwrap_or(Path::new("."));
     fs::create_dir_all(folder).map_err(|e| io_error("create", folder, &e))?;
     let fail = |e: std::io::Error| io_error("write", to, &e);
-    let new = tempfile::NamedTempFile::new_in(folder).map_err(fail)?;
-    fs::copy(from, new.path()).map_err(fail)?;
-    readable(new.path());
+    let mut new = new_file(folder, ".new-", "").map_err(fail)?;
+    let mut source = File::open(from).map_err(|e| io_error("read", from, &e))?;
+    std::io::copy(&mut source, new.as_file_mut()).map_err(fail)?;
     new.persist(to).map_err(|e| fail(e.error))?;
     Ok(())
 }

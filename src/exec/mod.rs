@@ -18,7 +18,7 @@ mod survey;
 #[cfg(test)]
 mod tests;
 
-pub use event::{Counts, Event, NoObserver, Observer};
+pub use event::{Counts, Event, NoObserver, Node, Observer};
 pub use report::{NodeOutcome, NodeReport, RunReport};
 pub use schedule::run;
 

@@ -2,6 +2,7 @@
 
 use super::event::Counts;
 use crate::plan::{Fingerprint, NodeName};
+use indexmap::IndexMap;
 use serde::Serialize;
 use std::path::PathBuf;
 
@@ -33,6 +34,8 @@ pub struct NodeReport {
     pub rows_in: u64,
     pub rows_out: u64,
     pub quarantined: u64,
+    /// The same by reason.
+    pub reasons: IndexMap<String, u64>,
     /// Share of its rows that may be quarantined.
     pub tolerance: f64,
     /// More rows were quarantined than tolerated.

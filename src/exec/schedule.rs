@@ -1,7 +1,7 @@
 //! The run itself: stages started when what they read is finished, a thread for each node of a running stage.
 
 use super::edge::{Inlet, Outlet, Shared, edge};
-use super::event::{Counts, Event, Meter, name};
+use super::event::{Counts, Event, Meter, Node};
 use super::folder::RunFolder;
 use super::host::{Host, Output, Source, bug};
 use super::survey::{self, Look, Stage, Task};
@@ -102,7 +102,7 @@ impl<'a> Run<'a> {
                 Found::Broken(why) => {
                     match self.store.set_aside(&node.fingerprint) {
                         Ok(moved_to) => self.event(&Event::ArtifactBroken {
-                            node: name(&node.name),
+                            node: Node(&node.name),
                             fingerprint: &node.fingerprint,
                             why: &why,
                             moved_to,
@@ -132,12 +132,12 @@ impl<'a> Run<'a> {
                 Task::Cached => self.cached(node),
                 Task::NotNeeded => Done::without_artifact(NodeOutcome::NotNeeded),
                 Task::Shared(with) => {
-                    let with = name(&self.plan.nodes[with].name);
+                    let with = self.plan.nodes[with].name.to_string();
                     Done::without_artifact(NodeOutcome::Shared { with })
                 }
                 Task::Skipped => {
                     let reason = node.skipped.clone().unwrap_or_default();
-                    self.event(&Event::NodeSkipped { node: name(&node.name), reason: &reason });
+                    self.event(&Event::NodeSkipped { node: Node(&node.name), reason: &reason });
                     Done::without_artifact(NodeOutcome::Skipped { reason })
                 }
             };
@@ -151,7 +151,7 @@ impl<'a> Run<'a> {
             return Done::without_artifact(failed(error.help("run the same command again")));
         };
         self.event(&Event::NodeCached {
-            node: name(&node.name),
+            node: Node(&node.name),
             op: node.op.name,
             fingerprint: &node.fingerprint,
             rows_out: artifact.manifest.rows_out(),
@@ -218,7 +218,7 @@ impl<'a> Run<'a> {
         match self.done[producer].as_ref().map(|d| &d.outcome) {
             Some(NodeOutcome::Interrupted) => NodeOutcome::Interrupted,
             Some(NodeOutcome::Cancelled { because }) => NodeOutcome::Cancelled { because: because.clone() },
-            _ => NodeOutcome::Cancelled { because: name(&self.plan.nodes[producer].name) },
+            _ => NodeOutcome::Cancelled { because: self.plan.nodes[producer].name.to_string() },
         }
     }
 
@@ -243,7 +243,7 @@ impl<'a> Run<'a> {
         for (at, host) in running {
             let node = &self.plan.nodes[*at];
             let counts = host.shared.meter.counts();
-            let event = Event::NodeProgress { node: name(&node.name), op: node.op.name, counts };
+            let event = Event::NodeProgress { node: Node(&node.name), op: node.op.name, counts };
             self.observer.event(&event);
             if tick % LOGGED_TICKS == LOGGED_TICKS - 1 {
                 self.folder.log(&event);
@@ -258,7 +258,8 @@ impl<'a> Run<'a> {
         if done.outcome == (NodeOutcome::Cancelled { because: String::new() }) {
             done.outcome = match survey::live_producer(self.plan, &self.tasks, at) {
                 Some(producer) if self.done[producer].is_some() => self.because_of(producer),
-                Some(producer) => NodeOutcome::Cancelled { because: name(&self.plan.nodes[producer].name) },
+                Some(_) if self.config.stop.is_set() => NodeOutcome::Interrupted,
+                Some(producer) => NodeOutcome::Cancelled { because: self.plan.nodes[producer].name.to_string() },
                 None => failed(bug(&node.name, "it says that a stream was closed, and it has none")),
             };
         }
@@ -268,7 +269,7 @@ impl<'a> Run<'a> {
             _ => None,
         };
         self.event(&Event::NodeFinished {
-            node: name(&node.name),
+            node: Node(&node.name),
             op: node.op.name,
             outcome: done.outcome.word(),
             message,
@@ -295,7 +296,7 @@ impl<'a> Run<'a> {
             let node = &self.plan.nodes[*at];
             let taken = (0..node.outputs.len()).map(|o| outlets.remove(&(*at, o)).unwrap_or_default()).collect();
             self.event(&Event::NodeStarted {
-                node: name(&node.name),
+                node: Node(&node.name),
                 op: node.op.name,
                 fingerprint: &node.fingerprint,
                 stage: stage.nodes[0],
@@ -380,7 +381,7 @@ impl<'a> Run<'a> {
     }
 
     fn finish(self, started: Instant) -> Result<RunReport, RunError> {
-        let names = self.plan.nodes.iter().map(|n| name(&n.name));
+        let names = self.plan.nodes.iter().map(|n| n.name.to_string());
         let artifacts: Vec<(String, &Artifact)> =
             names.zip(&self.done).filter_map(|(n, d)| Some((n, d.as_ref()?.artifact.as_ref()?))).collect();
         self.folder.write_quarantine(artifacts.iter().cloned())?;
@@ -424,6 +425,7 @@ impl<'a> Run<'a> {
             rows_in,
             rows_out: manifest.map_or(0, |m| m.rows_out()),
             quarantined,
+            reasons: manifest.map(|m| m.rejected.clone()).unwrap_or_default(),
             tolerance: node.tolerance,
             beyond_tolerance: beyond(quarantined, rows_in, node.tolerance),
             counts: done.and_then(|d| d.counts.clone()),

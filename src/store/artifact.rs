@@ -2,7 +2,7 @@
 
 use super::manifest::{FileEntry, Manifest, Output};
 use super::parts::{broken, parquet_error};
-use super::{Store, io_error};
+use super::{Store, io_error, new_folder};
 use crate::exec::{BatchStream, RunError};
 use crate::plan::Fingerprint;
 use arrow::array::RecordBatch;
@@ -70,10 +70,9 @@ impl Store {
     /// Moves a broken artifact out of the way, so that the node can be run again.
     pub fn set_aside(&self, fingerprint: &Fingerprint) -> Result<PathBuf, RunError> {
         let from = self.folder_of(fingerprint);
-        let unique = tempfile::Builder::new()
-            .prefix(&format!("{}-", fingerprint.short()))
-            .tempdir_in(self.root().join("broken"));
-        let to = unique.map_err(|e| io_error("create a folder in", &self.root().join("broken"), &e))?.keep();
+        let broken = self.root().join("broken");
+        let unique = new_folder(&broken, &format!("{}-", fingerprint.short()));
+        let to = unique.map_err(|e| io_error("create a folder in", &broken, &e))?.keep();
         let to = to.join("artifact");
         match std::fs::rename(&from, &to) {
             Ok(()) => Ok(to),

@@ -10,7 +10,7 @@
 //! The checksum covers length, key and value. A kill can cut the last record of a segment; what does not
 //! check is passed over, and its row is computed again.
 
-use super::{io_error, sync_folder, write_atomically};
+use super::{io_error, new_file, sync_folder, write_atomically};
 use crate::exec::RunError;
 use std::collections::HashMap;
 use std::fs::{self, File};
@@ -131,7 +131,7 @@ impl SegmentJournal {
 
     fn start_segment(&self, state: &mut State) -> Result<(), RunError> {
         let fail = |e: std::io::Error| io_error("create a segment in", &self.folder, &e);
-        let file = tempfile::Builder::new().suffix(".seg").tempfile_in(&self.folder).map_err(fail)?;
+        let file = new_file(&self.folder, "", ".seg").map_err(fail)?;
         let (mut file, path) = file.keep().map_err(|e| fail(e.error))?;
         file.write_all(MAGIC).map_err(|e| io_error("write", &path, &e))?;
         sync_folder(&self.folder)?;

@@ -43,6 +43,7 @@ use crate::plan::Fingerprint;
 use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
@@ -178,11 +179,22 @@ fn check_format(path: &Path, bytes: &[u8]) -> Result<(), RunError> {
 pub fn write_atomically(path: &Path, bytes: &[u8]) -> Result<(), RunError> {
     let folder = path.parent().unwrap_or(Path::new("."));
     let fail = |e: std::io::Error| io_error("write", path, &e);
-    let mut file = tempfile::Builder::new().prefix(".new-").tempfile_in(folder).map_err(fail)?;
+    let mut file = new_file(folder, ".new-", "").map_err(fail)?;
     std::io::Write::write_all(&mut file, bytes).map_err(fail)?;
     file.as_file().sync_all().map_err(fail)?;
     file.persist(path).map_err(|e| io_error("write", path, &e.error))?;
     Ok(())
+}
+
+/// A file with a name of its own. Who else may read it is left to the user's umask: stores and run folders are shared.
+pub fn new_file(folder: &Path, prefix: &str, suffix: &str) -> std::io::Result<tempfile::NamedTempFile> {
+    let mode = fs::Permissions::from_mode(0o666);
+    tempfile::Builder::new().prefix(prefix).suffix(suffix).permissions(mode).tempfile_in(folder)
+}
+
+/// As [`new_file`], for a folder.
+pub(crate) fn new_folder(folder: &Path, prefix: &str) -> std::io::Result<tempfile::TempDir> {
+    tempfile::Builder::new().prefix(prefix).permissions(fs::Permissions::from_mode(0o777)).tempdir_in(folder)
 }
 
 /// Makes a rename or a new file in `folder` outlive a power cut.

@@ -1,7 +1,7 @@
 //! A process at work in a store: it holds the store's lock and a folder for what it builds.
 
 use super::writer::ArtifactWriter;
-use super::{Store, io_error};
+use super::{Store, io_error, new_folder};
 use crate::exec::RunError;
 use crate::plan::Fingerprint;
 use arrow::datatypes::SchemaRef;
@@ -27,7 +27,7 @@ impl Store {
         remove_dead_sessions(&tmp);
         let fail = |e: std::io::Error| io_error("create a folder in", &tmp, &e);
         // Under another name until its lock is held, so that nobody takes it for a dead session's.
-        let starting = tempfile::Builder::new().prefix("starting-").tempdir_in(&tmp).map_err(fail)?;
+        let starting = new_folder(&tmp, "starting-").map_err(fail)?;
         let path = starting.path().join("lock");
         let own = open_lock(&path)?;
         own.lock_shared().map_err(|e| io_error("lock", &path, &e))?;
@@ -75,7 +75,7 @@ impl Session {
 
     /// Starts an artifact with these outputs (name and schema).
     pub fn begin(&self, fingerprint: &Fingerprint, outputs: &[(&str, SchemaRef)]) -> Result<ArtifactWriter, RunError> {
-        let folder = tempfile::Builder::new().prefix(&format!("{}-", fingerprint.short())).tempdir_in(&self.folder);
+        let folder = new_folder(&self.folder, &format!("{}-", fingerprint.short()));
         let folder = folder.map_err(|e| io_error("create a folder in", &self.folder, &e))?;
         ArtifactWriter::new(self.store.clone(), fingerprint.clone(), folder, outputs)
     }
