@@ -200,20 +200,20 @@ impl Tile<'_> {
             unsafe { tile::multiply(s, a, w, self.count, 0..panels.len(), 0..self.head_dim, &mut c, true) };
         }
         let mut sums = [0.0; TILE];
-        for row in 0..self.count {
+        for (row, sum) in sums[..self.count].iter_mut().enumerate() {
             let (from, to) = (self.seen[row].0 - first * 16, self.seen[row].1 - first * 16);
-            sums[row] = softmax(s, &mut self.scores[row * stride..][..stride], from, to);
+            *sum = softmax(s, &mut self.scores[row * stride..][..stride], from, to);
         }
         self.output[..self.count * self.padded].fill(0.0);
         for row in 0..self.count {
             self.weigh(s, segments, head, row, 1, self.seen[row].0..self.seen[row].1.min(common.start), first, stride);
         }
         self.weigh(s, segments, head, 0, self.count, common.clone(), first, stride);
-        for row in 0..self.count {
+        for (row, sum) in sums[..self.count].iter().enumerate() {
             let rest = self.seen[row].0.max(common.end).max(common.start)..self.seen[row].1;
             self.weigh(s, segments, head, row, 1, rest, first, stride);
             for value in &mut self.output[row * self.padded..][..self.head_dim] {
-                *value /= sums[row];
+                *value /= sum;
             }
         }
     }

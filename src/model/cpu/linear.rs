@@ -1,9 +1,10 @@
 //! Products with frozen weights.
 
+use super::bf16::{PairProduct, PairRows};
 use super::panels::{self, Format, Panels};
 use super::simd::{Kernel, Simd, dispatch};
 use super::tile::{self, Block, F32Weights, PairWeights, Weights};
-use super::{Isa, Rows};
+use super::{Isa, Path, Rows};
 use half::bf16;
 use rayon::prelude::*;
 use std::borrow::Cow;
@@ -190,17 +191,18 @@ impl PackedLinear {
         if m == 0 || panels == 0 {
             return;
         }
-        let x = self.prepare(x);
+        let x = self.prepare(isa, x, m);
         let serial = m * self.inner * self.out < SERIAL;
-        let grid = Grid::new(m, panels, chunk, if serial { 1 } else { rayon::current_num_threads() });
+        let unit = if matches!(x, Inputs::Pairs(_)) { 16 } else { 6 };
+        let grid = Grid::new(m, panels, unit, chunk, if serial { 1 } else { rayon::current_num_threads() });
         let one = |task: usize| {
             let (rows, panels) = grid.task(task);
             let stride = panels.len() * 16;
-            with_scratch(rows.len() * stride, |values| {
+            with_scratch(rows.len().next_multiple_of(16) * stride, |values| {
                 self.block(isa, &x, rows.clone(), panels.clone(), values);
                 let columns = panels.start * 16..self.out.min(panels.end * 16);
                 if let Some(bias) = &self.bias {
-                    for row in values.chunks_exact_mut(stride) {
+                    for row in values.chunks_exact_mut(stride).take(rows.len()) {
                         row.iter_mut().zip(&bias[columns.clone()]).for_each(|(v, b)| *v += b);
                     }
                 }
@@ -214,30 +216,50 @@ impl PackedLinear {
         }
     }
 
-    /// The inputs as the format wants them.
-    fn prepare<'a>(&self, x: &'a [f32]) -> Cow<'a, [f32]> {
+    /// The inputs as the format and the path want them.
+    fn prepare<'a>(&self, isa: Isa, x: &'a [f32], m: usize) -> Inputs<'a> {
         match self.format {
-            Format::F32 | Format::Bf16Weights => Cow::Borrowed(x),
-            Format::Bf16 => Cow::Owned(x.iter().map(|x| bf16::from_f32(*x).to_f32()).collect()),
+            Format::F32 | Format::Bf16Weights => Inputs::F32(Cow::Borrowed(x)),
+            Format::Bf16 if isa.has_bf16_unit() => Inputs::Pairs(PairRows::new(isa, x, m, self.inner)),
+            Format::Bf16 => Inputs::F32(Cow::Owned(super::bf16::rounded(isa, x))),
         }
     }
 
     /// The product of some rows and some panels, row-major with `16 * panels.len()` columns.
-    fn block(&self, isa: Isa, x: &[f32], rows: Range<usize>, panels: Range<usize>, values: &mut [f32]) {
-        let a = Rows { values: &x[rows.start * self.inner..rows.end * self.inner], stride: self.inner };
+    fn block(&self, isa: Isa, x: &Inputs<'_>, rows: Range<usize>, panels: Range<usize>, values: &mut [f32]) {
         let count = self.out.div_ceil(16);
-        let shape = Shape { rows: rows.len(), panels, inner: self.inner };
-        match &self.panels {
-            Panels::F32(lines) => {
-                let w = F32Weights::new(panels::flat(lines), count, self.inner, self.inner * 16, 16);
+        let inner = self.inner;
+        let shape = Shape { rows: rows.len(), panels: panels.clone(), inner };
+        match (&self.panels, x) {
+            (Panels::F32(lines), Inputs::F32(x)) => {
+                let a = Rows::packed(&x[rows.start * inner..rows.end * inner], inner);
+                let w = F32Weights::new(panels::flat(lines), count, inner, inner * 16, 16);
                 dispatch(isa, Multiply { a, w, shape, values });
             }
-            Panels::Bf16 { lines, pairs } => {
+            (Panels::Bf16 { lines, pairs }, Inputs::F32(x)) => {
+                let a = Rows::packed(&x[rows.start * inner..rows.end * inner], inner);
                 let w = PairWeights::new(panels::arrays(lines), *pairs);
                 dispatch(isa, Multiply { a, w, shape, values });
             }
+            #[cfg(target_arch = "x86_64")]
+            (Panels::Bf16 { lines, .. }, Inputs::Pairs(x)) => {
+                let pairs = x.pairs;
+                let (a, w) = (&x.values[rows.start * pairs..], &panels::arrays(lines)[panels.start * pairs..]);
+                let product = PairProduct { a, w, pairs, rows: rows.len(), panels: panels.len() };
+                match isa.path() {
+                    Path::Amx => super::bf16::tile_products(isa, product, values),
+                    _ => super::bf16::dot_products(isa, product, values),
+                }
+            }
+            (_, Inputs::Pairs(_)) => unreachable!("pairs are only prepared for bf16 weights and a unit for them"),
         }
     }
+}
+
+/// Inputs of a product, ready for a path.
+enum Inputs<'a> {
+    F32(Cow<'a, [f32]>),
+    Pairs(PairRows),
 }
 
 /// A part of a product.
@@ -296,6 +318,8 @@ impl<W: Weights> Kernel for Multiply<'_, W> {
 struct Grid {
     rows: usize,
     panels: usize,
+    /// Rows that stay together.
+    unit: usize,
     /// Panels that stay together.
     chunk: usize,
     row_blocks: usize,
@@ -303,13 +327,13 @@ struct Grid {
 }
 
 impl Grid {
-    fn new(rows: usize, panels: usize, chunk: usize, threads: usize) -> Grid {
+    fn new(rows: usize, panels: usize, unit: usize, chunk: usize, threads: usize) -> Grid {
         let row_blocks = rows.div_ceil(BLOCK_ROWS);
         let widest = if rows <= 12 { 4 * BLOCK_PANELS } else { BLOCK_PANELS };
         // Several blocks per thread, so that no thread waits long for the last one.
         let wanted = if threads == 1 { 1 } else { (4 * threads).div_ceil(row_blocks) };
         let width = panels.div_ceil(wanted).next_multiple_of(chunk).min(widest);
-        Grid { rows, panels, chunk, row_blocks, panel_blocks: panels.div_ceil(width) }
+        Grid { rows, panels, unit, chunk, row_blocks, panel_blocks: panels.div_ceil(width) }
     }
 
     fn len(&self) -> usize {
@@ -323,7 +347,7 @@ impl Grid {
             let units = n.div_ceil(unit);
             (units * at / of * unit).min(n)..(units * (at + 1) / of * unit).min(n)
         };
-        (part(self.rows, self.row_blocks, r, 6), part(self.panels, self.panel_blocks, p, self.chunk))
+        (part(self.rows, self.row_blocks, r, self.unit), part(self.panels, self.panel_blocks, p, self.chunk))
     }
 }
 

@@ -10,6 +10,7 @@
 #[cfg(target_arch = "x86_64")]
 mod amx;
 mod attention;
+mod bf16;
 mod cache;
 mod isa;
 mod linear;
