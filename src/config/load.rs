@@ -6,8 +6,8 @@ use super::files::{Files, Loader};
 use super::language;
 use super::matrix::{self, Matrix};
 use super::operators::{World, inputs, instances};
-use super::params;
 use super::scope::{Declared, Scope, Used};
+use super::{params, paths};
 use super::{ModelDecl, NodeDecl, Param, Pipeline, RunOptions, TeacherDecl};
 use crate::diag::{Diagnostic, Diagnostics, Sources, Span, Spanned, render};
 use crate::ops::{Fields, OpSpec, REGISTRY, did_you_mean};
@@ -65,7 +65,9 @@ pub fn load_with(
     };
     let used = RefCell::new(Used::default());
     let mut pass = Pass { registry, files: &files, sources, diagnostics, used: &used, params: Declared::new() };
-    Some(pass.pipeline(overrides, stem.unwrap_or_default()))
+    let mut pipeline = pass.pipeline(overrides, stem.unwrap_or_default());
+    paths::anchor(&mut pipeline, sources);
+    Some(pipeline)
 }
 
 /// Decodes one operator node without a pipeline round it; references and model names are not checked. The error is the
@@ -250,7 +252,10 @@ impl<'a> Pass<'a> {
             } else {
                 let scope = Scope::of_params(&self.params, self.used, self.files.incomplete);
                 let fields = declarations::decode(&language::PARAM, reader, &scope, self.diagnostics);
-                fields.and_then(|f| params::bind(&name, &f, overrides, self.diagnostics))
+                fields.and_then(|f| params::bind(&name, &f, overrides, self.diagnostics)).map(|mut param| {
+                    paths::anchor_param(&mut param, self.sources);
+                    param
+                })
             };
             self.params.insert(name.value, param);
         }

@@ -8,6 +8,7 @@ mod load;
 mod matrix;
 mod operators;
 mod params;
+mod paths;
 pub mod reader;
 mod scope;
 

@@ -111,7 +111,8 @@ pub enum Default {
 #[derive(Clone, Copy, Debug)]
 pub enum FieldKind {
     Str,
-    /// A file path, relative to the working directory.
+    /// A path of the user's files. A relative one is relative to the pipeline file that wrote it; operators get it
+    /// resolved.
     Path,
     /// A polars SQL expression over the input's columns.
     Expr,
