@@ -55,7 +55,8 @@ fn value(value: &mut Spanned<Value>, kind: &FieldKind, sources: &Sources) {
 
 fn anchored(path: &str, span: Span, sources: &Sources) -> String {
     let path = at_file(path, span, sources);
-    let shorter = std::env::current_dir().ok().and_then(|here| Some(Path::new(&path).strip_prefix(here).ok()?.to_path_buf()));
+    let shorter =
+        std::env::current_dir().ok().and_then(|here| Some(Path::new(&path).strip_prefix(here).ok()?.to_path_buf()));
     match shorter {
         Some(short) if short.as_os_str().is_empty() => ".".into(),
         Some(short) => short.to_string_lossy().into_owned(),
