@@ -109,6 +109,7 @@ pub fn run(args: Args) -> u8 {
             summarize(&report, args.quiet);
             exit_code(&report)
         }
+        Err(RunError::Interrupted) => super::INTERRUPTED,
         Err(error) => {
             print_error(&error);
             super::FAILED

@@ -27,7 +27,7 @@ pub fn run(plan: &Plan, store: &Store, config: &RunConfig, observer: &dyn Observ
     let started = Instant::now();
     let folder = RunFolder::open(&config.out)?;
     folder.write_plan(plan)?;
-    let session = store.session()?;
+    let session = store.session(&config.stop)?;
     let mut run = Run {
         plan,
         config,

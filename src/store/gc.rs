@@ -161,6 +161,7 @@ fn subfolders(path: &Path) -> Result<Vec<PathBuf>, RunError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::exec::Stop;
     use crate::store::writer::tests::put;
 
     fn options() -> GcOptions {
@@ -192,7 +193,7 @@ mod tests {
     fn is_refused_while_a_run_works() {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::open(dir.path()).unwrap();
-        let session = store.session().unwrap();
+        let session = store.session(&Stop::default()).unwrap();
         assert!(store.gc(&options()).unwrap_err().to_string().contains("working in"));
         drop(session);
         store.gc(&options()).unwrap();

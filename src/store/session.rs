@@ -2,11 +2,12 @@
 
 use super::writer::ArtifactWriter;
 use super::{Store, io_error, new_folder};
-use crate::exec::RunError;
+use crate::exec::{RunError, Stop};
 use crate::plan::Fingerprint;
 use arrow::datatypes::SchemaRef;
 use std::fs::{self, File, TryLockError};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// Held while a run works in the store. Several runs share a store; `gc` has it alone.
 pub struct Session {
@@ -18,11 +19,18 @@ pub struct Session {
 }
 
 impl Store {
-    /// Starts to work in the store. Waits while `gc` has it.
-    pub fn session(&self) -> Result<Session, RunError> {
+    /// Starts to work in the store. Waits while `gc` has it, until told to stop.
+    pub fn session(&self, stop: &Stop) -> Result<Session, RunError> {
         let path = self.root().join("lock");
         let shared = open_lock(&path)?;
-        shared.lock_shared().map_err(|e| io_error("lock", &path, &e))?;
+        loop {
+            match shared.try_lock_shared() {
+                Ok(()) => break,
+                Err(TryLockError::WouldBlock) if stop.is_set() => return Err(RunError::Interrupted),
+                Err(TryLockError::WouldBlock) => std::thread::sleep(Duration::from_millis(50)),
+                Err(TryLockError::Error(e)) => return Err(io_error("lock", &path, &e)),
+            }
+        }
         let tmp = self.root().join("tmp");
         remove_dead_sessions(&tmp);
         let fail = |e: std::io::Error| io_error("create a folder in", &tmp, &e);
@@ -95,8 +103,8 @@ mod tests {
     fn runs_share_a_store_and_gc_has_it_alone() {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::open(dir.path()).unwrap();
-        let one = store.session().unwrap();
-        let two = store.session().unwrap();
+        let one = store.session(&Stop::default()).unwrap();
+        let two = store.session(&Stop::default()).unwrap();
         assert!(store.exclusive().unwrap().is_none());
         drop(one);
         assert!(store.exclusive().unwrap().is_none());
@@ -109,11 +117,11 @@ mod tests {
     fn what_a_killed_process_left_is_removed_and_what_a_living_one_builds_is_not() {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::open(dir.path()).unwrap();
-        let living = store.session().unwrap();
+        let living = store.session(&Stop::default()).unwrap();
         let dead = dir.path().join("tmp/session-dead");
         fs::create_dir(&dead).unwrap();
         fs::write(dead.join("lock"), "").unwrap();
-        let next = store.session().unwrap();
+        let next = store.session(&Stop::default()).unwrap();
         assert!(!dead.exists());
         assert!(living.folder.exists() && next.folder.exists());
     }

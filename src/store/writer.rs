@@ -95,7 +95,7 @@ impl ArtifactWriter {
 
     /// A path for a file of the user's, by its name in the run folder.
     pub fn file(&self, name: &str) -> Result<PathBuf, RunError> {
-        let inside = Path::new(name).components().all(|c| matches!(c, Component::Normal(_)));
+        let inside = Path::new(name).components().all(|c| matches!(c, Component::Normal(_) | Component::CurDir));
         if !inside || name.is_empty() || name.ends_with('/') {
             return Err(RunError::failed(
                 "bad-file-name",
@@ -223,6 +223,7 @@ fn file_entry(folder: &Path, path: &Path) -> Result<FileEntry, RunError> {
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
+    use crate::exec::Stop;
     use arrow::array::{ArrayRef, StringArray};
     use std::sync::Arc;
 
@@ -251,7 +252,7 @@ pub(super) mod tests {
 
     /// Puts an artifact of `n` rows into the store.
     pub fn put(store: &Store, name: &str, n: usize) -> Fingerprint {
-        let session = store.session().unwrap();
+        let session = store.session(&Stop::default()).unwrap();
         let fingerprint = fingerprint(name);
         let batch = rows(n);
         let writer = session.begin(&fingerprint, &[("out", batch.schema())]).unwrap();
@@ -268,7 +269,7 @@ pub(super) mod tests {
     fn an_artifact_is_there_only_when_committed() {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::open(dir.path()).unwrap();
-        let session = store.session().unwrap();
+        let session = store.session(&Stop::default()).unwrap();
         let print = fingerprint("a");
         let batch = rows(100);
         let writer = session.begin(&print, &[("out", batch.schema()), ("rest", batch.schema())]).unwrap();
@@ -296,7 +297,7 @@ pub(super) mod tests {
     fn the_first_to_finish_wins() {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::open(dir.path()).unwrap();
-        let (one, two) = (store.session().unwrap(), store.session().unwrap());
+        let (one, two) = (store.session(&Stop::default()).unwrap(), store.session(&Stop::default()).unwrap());
         let (print, batch) = (fingerprint("a"), rows(5));
         let first = one.begin(&print, &[("out", batch.schema())]).unwrap();
         let second = two.begin(&print, &[("out", batch.schema())]).unwrap();

@@ -1,4 +1,7 @@
 //! What a user does, through the binary.
 
+mod common;
+mod damage;
 mod documents;
+mod runs;
 mod tutorial;
