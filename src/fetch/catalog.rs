@@ -13,10 +13,25 @@ macro_rules! built_in {
 }
 
 /// The manifests of `datasets/`, compiled in so that an installed binary has them too.
-const BUILT_IN: &[(&str, &str)] = built_in!["smollm2-135m-instruct.kdl",];
+const BUILT_IN: &[(&str, &str)] = built_in![
+    "all-mpnet-base-v2.kdl",
+    "ecqa.kdl",
+    "grade-school.kdl",
+    "gsm8k.kdl",
+    "humaneval.kdl",
+    "math-algebra.kdl",
+    "mbpp.kdl",
+    "sml-ecqa.kdl",
+    "sml-gsm8k.kdl",
+    "sml-humaneval.kdl",
+    "sml-math.kdl",
+    "sml-mbpp.kdl",
+    "smollm2-135m-instruct.kdl",
+];
 
 /// Files that those manifests name by relative paths.
-const EMBEDDED: &[(&str, &[u8])] = &[];
+const EMBEDDED: &[(&str, &[u8])] =
+    &[("grade-school/rows.jsonl", include_bytes!("../../datasets/grade-school/rows.jsonl"))];
 
 /// A compiled-in file.
 pub(super) fn embedded(path: &str) -> Option<&'static [u8]> {
@@ -167,4 +182,87 @@ fn manifest_files(folder: &Path, diags: &mut Diagnostics) -> Vec<PathBuf> {
         entries.flatten().map(|e| e.path()).filter(|p| p.extension() == Some("kdl".as_ref())).collect();
     files.sort();
     files
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    pub(crate) fn built_in() -> Catalog {
+        let (mut sources, mut diags) = (Sources::new(), Diagnostics::new());
+        let catalog = Catalog::built_in(&mut sources, &mut diags);
+        assert!(diags.is_empty(), "{diags:#?}");
+        catalog
+    }
+
+    #[test]
+    fn every_manifest_of_the_folder_is_built_in_and_right() {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join(FOLDER);
+        let mut diags = Diagnostics::new();
+        let files = manifest_files(&folder, &mut diags);
+        let names: Vec<_> = files.iter().filter_map(|f| f.file_name()?.to_str()).collect();
+        let built_in_names: Vec<_> = BUILT_IN.iter().map(|(n, _)| *n).collect();
+        assert_eq!(names, built_in_names);
+        let catalog = built_in();
+        assert_eq!(catalog.datasets().count() + catalog.models().count(), BUILT_IN.len());
+        // A manifest is found under its file's name.
+        for name in names {
+            let name = name.trim_end_matches(".kdl");
+            assert!(catalog.dataset(name).is_ok() || catalog.model(name).is_ok(), "{name}");
+        }
+    }
+
+    #[test]
+    fn the_repository_s_own_folder_replaces_nothing() {
+        let (mut sources, mut diags) = (Sources::new(), Diagnostics::new());
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join(FOLDER);
+        let catalog = Catalog::load(&folder, &mut sources, &mut diags);
+        assert!(diags.is_empty(), "{diags:#?}");
+        assert!(matches!(&catalog.dataset("grade-school").unwrap().origin, Origin::File(p) if p.starts_with(&folder)));
+    }
+
+    #[test]
+    fn a_manifest_of_the_working_directory_replaces_the_built_in_one_and_says_so() {
+        let folder = tempfile::tempdir().unwrap();
+        let text = r#"dataset "gsm8k" {
+            summary "mine"; license "MIT"
+            columns { question "string" }
+            split "train" { file "a.jsonl" { path "a.jsonl" } }
+        }"#;
+        std::fs::write(folder.path().join("mine.kdl"), text).unwrap();
+        std::fs::write(folder.path().join("ignored.txt"), "not a manifest {").unwrap();
+        let (mut sources, mut diags) = (Sources::new(), Diagnostics::new());
+        let catalog = Catalog::load(folder.path(), &mut sources, &mut diags);
+        assert_eq!(catalog.dataset("gsm8k").unwrap().summary, "mine");
+        let codes: Vec<_> = diags.iter().map(|d| (d.code, d.severity)).collect();
+        assert_eq!(codes, [("manifest-replaced", Severity::Note)]);
+    }
+
+    #[test]
+    fn a_name_that_is_not_known_says_what_is_near() {
+        let catalog = built_in();
+        let help = |e: FetchError| (e.message, e.help.unwrap());
+        let (message, near) = help(catalog.dataset("gsm8").unwrap_err());
+        assert_eq!((message.as_str(), near.as_str()), ("there is no data set `gsm8`", "did you mean `gsm8k`?"));
+        let (_, other) = help(catalog.dataset("smollm2-135m-instruct").unwrap_err());
+        assert_eq!(other, "`smollm2-135m-instruct` is a model");
+        let (_, split) = help(catalog.dataset("gsm8k").unwrap().split("trian").unwrap_err());
+        assert_eq!(split, "did you mean `train`?");
+        let (_, all) = help(catalog.model("zzzzzzzz").unwrap_err());
+        assert_eq!(all, "there is `all-mpnet-base-v2` and `smollm2-135m-instruct`");
+    }
+
+    #[test]
+    fn two_manifests_of_one_name_are_an_error() {
+        let folder = tempfile::tempdir().unwrap();
+        let text = r#"dataset "x" { summary "x"; license "MIT"; columns { question "string" }; split "train" { file "a.jsonl" { path "a.jsonl" } }; }"#;
+        std::fs::write(folder.path().join("a.kdl"), text).unwrap();
+        std::fs::write(folder.path().join("b.kdl"), text).unwrap();
+        let mut diags = Diagnostics::new();
+        Catalog::load(folder.path(), &mut Sources::new(), &mut diags);
+        assert_eq!(
+            diags.iter().map(|d| d.message.as_str()).collect::<Vec<_>>(),
+            ["the data set `x` is described twice"]
+        );
+    }
 }

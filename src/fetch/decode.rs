@@ -1,7 +1,8 @@
 //! KDL -> manifests. Every mistake of a file is reported at its place, as `bad-manifest`.
 
 use super::manifest::{
-    Column, ColumnKind, DatasetManifest, FileSpec, Format, ModelManifest, Origin, RepoKind, Source, Split, WeightsKind,
+    Column, ColumnKind, Content, DatasetManifest, FileSpec, Format, ModelManifest, Offer, Origin, RepoKind, Source,
+    Split, WeightsKind,
 };
 use super::reader::Node;
 use crate::diag::{Diagnostics, SourceId, Spanned};
@@ -225,33 +226,48 @@ fn archives(node: &mut Node<'_, '_>) -> IndexMap<String, FileSpec> {
 
 fn file(node: &mut Node<'_, '_>, archives: &IndexMap<String, FileSpec>, rows: bool) -> Option<FileSpec> {
     let name = node.argument("the file's name").and_then(|n| relative_name(node, n));
-    let format = node.string("format").and_then(|f| node.choice(&f, Format::NAMES));
-    let bytes = node.unsigned("bytes");
-    let sha256 = node.string("sha256").and_then(|s| checksum(node, s));
-    let format = format.or_else(|| name.as_ref().and_then(|n| Format::of_name(&n.value)));
-    if let Some(name) = name.as_ref().filter(|_| rows && format.is_none()) {
+    let mut content = content(node);
+    content.format = content.format.or_else(|| name.as_ref().and_then(|n| Format::of_name(&n.value)));
+    if let Some(name) = name.as_ref().filter(|_| rows && content.format.is_none()) {
         let names: Vec<&str> = Format::NAMES.iter().map(|(n, _)| *n).collect();
         let message = format!("the name `{}` does not tell the format", name.value);
-        node.error(
-            message,
-            name.span,
-            "no known extension",
-            Some(format!("add `format=` with one of {}", list(&names))),
-        );
+        let help = format!("add `format=` with one of {}", list(&names));
+        node.error(message, name.span, "no known extension", Some(help));
     }
-    let mut sources = Vec::new();
+    let mut offers = Vec::new();
     for child in node.all_children() {
-        if matches!(child.name().value(), "format" | "bytes" | "sha256") {
-            continue;
+        if !CONTENT.contains(&child.name().value()) {
+            offers.extend(node.within(child, |n| offer(n, archives, rows)));
         }
-        sources.extend(node.within(child, |n| source(n, archives)));
     }
-    if sources.is_empty() && !node.failed() {
+    if offers.is_empty() && !node.failed() {
         let help = "say where it comes from: `path`, `hub`, `url`, `package`, `concat` or `archive`";
         node.error_at_name("a file needs at least one source".into(), "no source inside", Some(help.into()));
     }
     node.finish();
-    Some(FileSpec { name: name?, format, bytes: bytes.map(|b| b.value), sha256, sources }).filter(|_| !node.failed())
+    Some(FileSpec { name: name?, content, offers }).filter(|_| !node.failed())
+}
+
+/// The names that [`content`] reads.
+const CONTENT: &[&str] = &["format", "bytes", "sha256"];
+
+fn content(node: &mut Node<'_, '_>) -> Content {
+    Content {
+        format: node.string("format").and_then(|f| node.choice(&f, Format::NAMES)),
+        bytes: node.unsigned("bytes").map(|b| b.value),
+        sha256: node.string("sha256").and_then(|s| checksum(node, s)),
+    }
+}
+
+/// A source of a file. One of rows may hold them in another format, with a size and checksum of its own.
+fn offer(node: &mut Node<'_, '_>, archives: &IndexMap<String, FileSpec>, rows: bool) -> Option<Offer> {
+    let other = rows.then(|| content(node)).filter(|c| *c != Content::default());
+    if other.as_ref().is_some_and(|c| c.format.is_none()) {
+        let message = "`bytes` and `sha256` stand on the `file`, but for a source with a `format` of its own";
+        node.error_at_name(message.into(), "no `format` here", None);
+    }
+    let source = source(node, archives)?;
+    Some(Offer { source, other_content: other })
 }
 
 fn source(node: &mut Node<'_, '_>, archives: &IndexMap<String, FileSpec>) -> Option<Source> {
@@ -261,23 +277,10 @@ fn source(node: &mut Node<'_, '_>, archives: &IndexMap<String, FileSpec>) -> Opt
         "url" => node.argument("a URL").and_then(|u| web_address(node, u)).map(Source::Url),
         "hub" => hub(node),
         "package" => package(node),
-        "archive" => {
-            let archive = node.argument("the name of an `archive` of this manifest");
-            let member = node.required_string("member");
-            let archive = archive.filter(|a| {
-                let known = archives.contains_key(&a.value);
-                if !known {
-                    let near = crate::ops::did_you_mean(&a.value, archives.keys().map(String::as_str));
-                    let help = near.map(|n| format!("did you mean `{n}`?"));
-                    node.error(format!("no archive `{}` in this manifest", a.value), a.span, "not declared", help);
-                }
-                known
-            });
-            archive.zip(member).map(|(a, m)| Source::Archive { archive: a.value, member: m.value })
-        }
+        "archive" => archive_member(node, archives),
         "concat" => {
             let mut parts = Vec::new();
-            for child in node.all_children() {
+            for child in node.all_children().into_iter().filter(|c| !CONTENT.contains(&c.name().value())) {
                 parts.extend(node.within(child, |n| source(n, archives)));
             }
             if parts.len() < 2 && !node.failed() {
@@ -294,6 +297,19 @@ fn source(node: &mut Node<'_, '_>, archives: &IndexMap<String, FileSpec>) -> Opt
     };
     node.finish();
     source.filter(|_| !node.failed())
+}
+
+fn archive_member(node: &mut Node<'_, '_>, archives: &IndexMap<String, FileSpec>) -> Option<Source> {
+    let archive = node.argument("the name of an `archive` of this manifest");
+    let member = node.required_string("member");
+    let archive = archive?;
+    if !archives.contains_key(&archive.value) {
+        let near = crate::ops::did_you_mean(&archive.value, archives.keys().map(String::as_str));
+        let help = near.map(|n| format!("did you mean `{n}`?"));
+        node.error(format!("no archive `{}` in this manifest", archive.value), archive.span, "not declared", help);
+        return None;
+    }
+    Some(Source::Archive { archive: archive.value, member: member?.value })
 }
 
 fn hub(node: &mut Node<'_, '_>) -> Option<Source> {

@@ -6,7 +6,7 @@ use super::env::FetchEnv;
 use super::error::{FetchError, Kind};
 use super::http::{self, Download, Http};
 use super::hub::{Hub, Repo};
-use super::manifest::{DatasetManifest, FileSpec, Format, ModelManifest, Origin, Source, Split};
+use super::manifest::{Content, DatasetManifest, FileSpec, Format, ModelManifest, Offer, Origin, Source, Split};
 use super::package::{self, Member};
 use super::progress::{Event, Progress};
 use indexmap::IndexMap;
@@ -43,9 +43,7 @@ pub enum Located {
     Here(Fetched),
     /// It has to be fetched; or, if no source could give it on this machine, why not.
     Absent {
-        bytes: Option<u64>,
-        sha256: Option<String>,
-        format: Option<Format>,
+        content: Content,
         problem: Option<FetchError>,
     },
 }
@@ -107,9 +105,9 @@ impl Fetcher {
         if let Some(fetched) = here {
             return Located::Here(fetched);
         }
-        let can_fetch = spec.sources.iter().any(|s| self.may_give(owner, s));
+        let can_fetch = spec.offers.iter().any(|o| self.may_give(owner, &o.source));
         let problem = (!can_fetch).then(|| FetchError::all_failed(&spec.name.value, attempts));
-        Located::Absent { bytes: spec.bytes, sha256: spec.sha256.clone(), format: spec.format, problem }
+        Located::Absent { content: spec.content.clone(), problem }
     }
 
     pub(super) fn ensure_files(
@@ -132,23 +130,23 @@ impl Fetcher {
         if let (Some(fetched), _) = self.here(owner, spec) {
             return Ok(fetched);
         }
-        let slot = self.slot(owner, spec);
-        let _lock = Lock::take(&beside(&slot, ".lock"), &spec.name.value, progress)?;
+        let lock = beside(&self.slot(owner, spec), ".lock");
+        let _lock = Lock::take(&lock, &spec.name.value, progress)?;
         // Another process may have fetched it while we waited.
         let (here, mut attempts) = self.here(owner, spec);
         if let Some(fetched) = here {
             return Ok(fetched);
         }
-        for source in &spec.sources {
-            match self.bring(owner, spec, source, &slot, progress) {
+        for offer in &spec.offers {
+            match self.bring(owner, spec, offer, progress) {
                 None => {}
                 Some(Ok(path)) => {
-                    self.warn_unchecked(spec, source, progress);
+                    self.warn_unchecked(spec, offer, progress);
                     progress.event(Event::Finished { file: &spec.name.value, path: &path });
-                    return self.fetched(spec, path, source.to_string(), false);
+                    return self.fetched(spec, offer, path, offer.source.to_string(), false);
                 }
                 Some(Err(e)) if matches!(e.kind, Kind::Interrupted | Kind::DiskFull) => return Err(e),
-                Some(Err(e)) => attempts.push((source.to_string(), e)),
+                Some(Err(e)) => attempts.push((offer.source.to_string(), e)),
             }
         }
         Err(FetchError::all_failed(&spec.name.value, attempts))
@@ -157,41 +155,48 @@ impl Fetcher {
     /// Looks for the file on this machine. The first that is right wins; what is wrong is named.
     fn here(&self, owner: &Owner<'_>, spec: &FileSpec) -> (Option<Fetched>, Attempts) {
         let mut attempts = Attempts::new();
-        let slot = self.slot(owner, spec);
-        let mut candidates: Vec<(String, PathBuf)> = Vec::new();
-        let mut slot_pending = slot.is_file().then(|| {
-            let from = fs::read_to_string(beside(&slot, ".from")).unwrap_or_else(|_| "the cache".into());
-            (from.trim().to_string(), slot)
-        });
-        for source in &spec.sources {
-            match source {
-                Source::Path { path, .. } => match self.local_path(owner.origin, path) {
-                    Ok(LocalPath::File(file)) if file.is_file() => candidates.push((source.to_string(), file)),
-                    Ok(LocalPath::File(file)) => {
-                        let e = FetchError::new(Kind::NotFound, format!("no file `{}`", file.display()));
-                        attempts.push((source.to_string(), e));
-                    }
-                    Ok(LocalPath::Embedded(_)) => {}
-                    Err(e) => attempts.push((source.to_string(), e)),
-                },
-                Source::Hub { repo, id, revision, file } => {
-                    let repo = Repo { kind: *repo, id: id.clone(), revision: revision.clone() };
-                    candidates.extend(self.hub().cached(&repo, file).map(|p| (source.to_string(), p)));
+        for offer in &spec.offers {
+            let (from, path) = match self.local_copy(owner, spec, offer) {
+                Ok(Some(found)) => found,
+                Ok(None) => continue,
+                Err(e) => {
+                    attempts.push((offer.source.to_string(), e));
+                    continue;
                 }
-                _ => candidates.extend(slot_pending.take()),
-            }
-        }
-        candidates.extend(slot_pending);
-        for (from, path) in candidates {
-            match self.check(spec, &path, &from) {
-                Ok(()) => match self.fetched(spec, path, from.clone(), true) {
-                    Ok(fetched) => return (Some(fetched), attempts),
-                    Err(e) => attempts.push((from, e)),
-                },
+            };
+            let checked = self.check(spec.content_of(offer), &path, &from);
+            match checked.and_then(|()| self.fetched(spec, offer, path, from.clone(), true)) {
+                Ok(fetched) => return (Some(fetched), attempts),
                 Err(e) => attempts.push((from, e)),
             }
         }
         (None, attempts)
+    }
+
+    /// Where an offer's bytes would lie on this machine, if they do, and where they came from.
+    fn local_copy(
+        &self,
+        owner: &Owner<'_>,
+        spec: &FileSpec,
+        offer: &Offer,
+    ) -> Result<Option<(String, PathBuf)>, FetchError> {
+        match &offer.source {
+            Source::Path { path, .. } => match self.local_path(owner.origin, path)? {
+                LocalPath::File(file) if file.is_file() => return Ok(Some((offer.source.to_string(), file))),
+                LocalPath::File(file) => {
+                    return Err(FetchError::new(Kind::NotFound, format!("no file `{}`", file.display())));
+                }
+                LocalPath::Embedded(_) => {}
+            },
+            Source::Hub { repo, id, revision, file } => {
+                let repo = Repo { kind: *repo, id: id.clone(), revision: revision.clone() };
+                return Ok(self.hub().cached(&repo, file).map(|p| (offer.source.to_string(), p)));
+            }
+            _ => {}
+        }
+        let slot = self.slot_of(owner, spec, offer);
+        let from = || fs::read_to_string(beside(&slot, ".from")).unwrap_or_else(|_| offer.source.to_string());
+        Ok(slot.is_file().then(|| (from(), slot.clone())))
     }
 
     /// Gets the file from one source; `None` where [`Self::here`] has already said all there is.
@@ -199,20 +204,21 @@ impl Fetcher {
         &self,
         owner: &Owner<'_>,
         spec: &FileSpec,
-        source: &Source,
-        slot: &Path,
+        offer: &Offer,
         progress: &dyn Progress,
     ) -> Option<Result<PathBuf, FetchError>> {
-        let part = beside(slot, ".part");
+        let (slot, content, source) = (self.slot_of(owner, spec, offer), spec.content_of(offer), &offer.source);
+        let part = beside(&slot, ".part");
+        let from = source.to_string();
         let result = match source {
             Source::Path { path, .. } => match self.local_path(owner.origin, path) {
-                Ok(LocalPath::Embedded(bytes)) => cache::write_atomic(slot, bytes),
+                Ok(LocalPath::Embedded(bytes)) => cache::write_atomic(&slot, bytes),
                 _ => return None,
             },
             Source::Hub { repo, id, revision, file } => {
                 let repo = Repo { kind: *repo, id: id.clone(), revision: revision.clone() };
                 let found = self.hub().ensure(&repo, file, progress);
-                return Some(found.and_then(|path| self.check(spec, &path, &source.to_string()).map(|()| path)));
+                return Some(found.and_then(|path| self.check(content, &path, &from).map(|()| path)));
             }
             Source::Url(url) => {
                 let what = Download {
@@ -221,24 +227,24 @@ impl Fetcher {
                     file: &spec.name.value,
                     from: url,
                     part: &part,
-                    bytes: spec.bytes,
-                    sha256: spec.sha256.as_deref(),
+                    bytes: content.bytes,
+                    sha256: content.sha256.as_deref(),
                 };
-                self.http.download(&what, progress).and_then(|_| cache::put_in_place(&part, slot))
+                self.http.download(&what, progress).and_then(|_| cache::put_in_place(&part, &slot))
             }
             Source::Package { .. } | Source::Archive { .. } | Source::Concat(_) => {
-                let made = self.assemble(owner, source, &part, progress).and_then(|()| {
-                    http::verify(&part, spec.bytes, spec.sha256.as_deref(), &source.to_string()).map(|_| ())
-                });
+                let made = self
+                    .assemble(owner, source, &part, progress)
+                    .and_then(|()| http::verify(&part, content.bytes, content.sha256.as_deref(), &from).map(|_| ()));
                 match made {
-                    Ok(()) => cache::put_in_place(&part, slot),
+                    Ok(()) => cache::put_in_place(&part, &slot),
                     // Such a part cannot be resumed, so it is of no use.
                     Err(e) => cache::remove_if_there(&part).and(Err(e)),
                 }
             }
         };
-        let noted = result.and_then(|()| cache::write_atomic(&beside(slot, ".from"), source.to_string().as_bytes()));
-        Some(noted.map(|()| slot.to_path_buf()))
+        let noted = result.and_then(|()| cache::write_atomic(&beside(&slot, ".from"), from.as_bytes()));
+        Some(noted.map(|()| slot))
     }
 
     fn assemble(
@@ -299,23 +305,29 @@ impl Fetcher {
         }
     }
 
-    /// Compares a file with what the manifest says of it.
-    fn check(&self, spec: &FileSpec, path: &Path, from: &str) -> Result<(), FetchError> {
-        http::verify_with(path, spec.bytes, spec.sha256.as_deref(), from, |p| self.digests.sha256(p))
+    /// Compares a file with what it must be.
+    fn check(&self, content: &Content, path: &Path, from: &str) -> Result<(), FetchError> {
+        http::verify_with(path, content.bytes, content.sha256.as_deref(), from, |p| self.digests.sha256(p))
     }
 
-    fn fetched(&self, spec: &FileSpec, path: PathBuf, from: String, was_here: bool) -> Result<Fetched, FetchError> {
+    fn fetched(
+        &self,
+        spec: &FileSpec,
+        offer: &Offer,
+        path: PathBuf,
+        from: String,
+        was_here: bool,
+    ) -> Result<Fetched, FetchError> {
         let bytes = fs::metadata(&path).map_err(|e| FetchError::io("read", &path, &e))?.len();
-        let (name, sha256) = (spec.name.value.clone(), spec.sha256.clone());
-        Ok(Fetched { name, path, from, bytes, sha256, format: spec.format, was_here })
+        let content = spec.content_of(offer);
+        let (name, sha256, format) = (spec.name.value.clone(), content.sha256.clone(), content.format);
+        Ok(Fetched { name, path, from, bytes, sha256, format, was_here })
     }
 
-    fn warn_unchecked(&self, spec: &FileSpec, source: &Source, progress: &dyn Progress) {
-        if spec.sha256.is_none() && source.is_remote() {
-            let text = format!(
-                "no checksum: the manifest has none for `{}`, so its content is taken as it came",
-                spec.name.value
-            );
+    fn warn_unchecked(&self, spec: &FileSpec, offer: &Offer, progress: &dyn Progress) {
+        if spec.content_of(offer).sha256.is_none() && offer.source.is_remote() {
+            let name = &spec.name.value;
+            let text = format!("no checksum: the manifest has none for `{name}`, so its content is taken as it came");
             progress.event(Event::Warning(&text));
         }
     }
@@ -326,7 +338,7 @@ impl Fetcher {
             Source::Path { path, .. } => matches!(self.local_path(owner.origin, path), Ok(LocalPath::Embedded(_))),
             Source::Hub { .. } => !self.env.hub.offline,
             Source::Archive { archive, .. } => {
-                owner.archives.get(archive).is_some_and(|a| a.sources.iter().any(|s| self.may_give(owner, s)))
+                owner.archives.get(archive).is_some_and(|a| a.offers.iter().any(|o| self.may_give(owner, &o.source)))
             }
             _ => true,
         }
@@ -355,8 +367,19 @@ impl Fetcher {
         Hub { config: &self.env.hub, http: &self.http }
     }
 
+    /// A file's place in the cache.
     fn slot(&self, owner: &Owner<'_>, spec: &FileSpec) -> PathBuf {
         self.env.cache.join(owner.shelf).join(owner.name).join(&spec.name.value)
+    }
+
+    /// The place of an offer's bytes: rows in another format have one of their own.
+    fn slot_of(&self, owner: &Owner<'_>, spec: &FileSpec, offer: &Offer) -> PathBuf {
+        let slot = self.slot(owner, spec);
+        let format = offer.other_content.as_ref().and_then(|c| c.format);
+        match Format::NAMES.iter().find(|(_, f)| Some(*f) == format) {
+            Some((name, _)) => beside(&slot, &format!(".{name}")),
+            None => slot,
+        }
     }
 }
 

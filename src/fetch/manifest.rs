@@ -160,13 +160,34 @@ impl Format {
 pub struct FileSpec {
     /// Its name in the cache; may hold folders (`1_Pooling/config.json`).
     pub name: Spanned<String>,
+    pub content: Content,
+    /// Tried in order; the first that answers wins.
+    pub offers: Vec<Offer>,
+}
+
+/// What a file's bytes must be.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Content {
     /// Set for files of rows.
     pub format: Option<Format>,
     pub bytes: Option<u64>,
     /// Lower-case hex. Without one, a download can only be checked by its size.
     pub sha256: Option<String>,
-    /// Tried in order; the first that answers wins.
-    pub sources: Vec<Source>,
+}
+
+/// A source of a file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Offer {
+    pub source: Source,
+    /// Set where this source holds the same rows in another format than the others.
+    pub other_content: Option<Content>,
+}
+
+impl FileSpec {
+    /// What the bytes of one of the file's offers must be.
+    pub fn content_of<'a>(&'a self, offer: &'a Offer) -> &'a Content {
+        offer.other_content.as_ref().unwrap_or(&self.content)
+    }
 }
 
 /// A place that a file comes from.

@@ -26,7 +26,8 @@ pub use error::{FetchError, Kind};
 pub use fetcher::{Fetched, Fetcher, Located};
 pub use hub::{HubConfig, Repo};
 pub use manifest::{
-    Column, ColumnKind, DatasetManifest, FileSpec, Format, ModelManifest, Origin, RepoKind, Source, Split, WeightsKind,
+    Column, ColumnKind, Content, DatasetManifest, FileSpec, Format, ModelManifest, Offer, Origin, RepoKind, Source,
+    Split, WeightsKind,
 };
 pub use model::{Availability, ModelFiles, ModelState};
 pub use progress::{Event, Progress, Quiet};

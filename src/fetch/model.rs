@@ -148,19 +148,19 @@ impl Fetcher {
         for place in located {
             match place {
                 Located::Here(fetched) => here.push((fetched.name, fetched.path)),
-                Located::Absent { bytes, problem: p, .. } => {
-                    missing_bytes = missing_bytes.zip(bytes).map(|(a, b)| a + b);
+                Located::Absent { content, problem: p } => {
+                    missing_bytes = missing_bytes.zip(content.bytes).map(|(a, b)| a + b);
                     problem = problem.or(p);
                 }
             }
         }
         let all_here = here.len() == manifest.files.len();
-        let pinned = manifest.files.iter().all(|f| f.sha256.is_some());
+        let pinned = manifest.files.iter().all(|f| f.content.sha256.is_some());
         let content = if pinned {
             let parts = manifest
                 .files
                 .iter()
-                .map(|f| (role(manifest.kind, &f.name.value), f.sha256.clone().unwrap_or_default()));
+                .map(|f| (role(manifest.kind, &f.name.value), f.content.sha256.clone().unwrap_or_default()));
             content_digest(parts.collect())
         } else if all_here {
             let files = arrange(manifest.kind, here.into_iter(), String::new());
@@ -174,7 +174,7 @@ impl Fetcher {
             context: Some(manifest.context),
             parameters: Some(manifest.parameters),
             chat_template: Some(manifest.chat_template),
-            file_bytes: weights.filter_map(|f| f.bytes).sum(),
+            file_bytes: weights.filter_map(|f| f.content.bytes).sum(),
         };
         let availability = match (all_here, problem) {
             (true, _) => Availability::Here,
