@@ -75,6 +75,8 @@ pub struct Rejected {
 pub struct RunInput {
     pub port: &'static str,
     pub producer: NodeName,
+    /// The producer's output port.
+    pub output: &'static str,
     pub schema: SchemaRef,
     /// Set when the producer was skipped: there are no rows, and this is why.
     pub skipped: Option<String>,

@@ -366,6 +366,7 @@ impl<'a> Run<'a> {
             inputs.push(RunInput {
                 port: input.port,
                 producer: producer.name.clone(),
+                output: producer.op.outputs[input.output].name,
                 schema: self.plan.nodes[at].outputs[input.output].clone(),
                 skipped: self.plan.nodes[at].skipped.clone(),
             });

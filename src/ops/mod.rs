@@ -3,16 +3,21 @@
 //! This folder is the one place that knows both the plan and the machinery. An operator is decoded by its
 //! [`OpSpec`], judged at plan time by [`Operator::resolve`] and run by [`Operator::run`].
 
+mod concat;
+mod deduplicate;
 mod derive;
 pub mod expression;
 mod filter;
 pub mod gather;
+mod join;
 mod load;
 pub mod polars_bridge;
 pub mod rows;
 mod sample;
 mod select;
+mod sort;
 pub mod spec;
+mod sql;
 mod summarize;
 mod table;
 #[cfg(test)]
@@ -35,7 +40,12 @@ pub static REGISTRY: &[&OpSpec] = &[
     &select::SPEC,
     &derive::SPEC,
     &filter::SPEC,
+    &join::SPEC,
+    &concat::SPEC,
     &sample::SPEC,
+    &sort::SPEC,
+    &deduplicate::SPEC,
+    &sql::SPEC,
     &summarize::SPEC,
     &table::SPEC,
     &write::SPEC,

@@ -33,6 +33,7 @@ impl MemoryHost {
         let info = |(port, batches): &(&'static str, Vec<RecordBatch>)| RunInput {
             port,
             producer: NodeName::plain(format!("{port}-rows")),
+            output: "out",
             schema: batches[0].schema(),
             skipped: None,
         };

@@ -75,7 +75,7 @@ impl Node {
     pub fn with(kdl: &str, inputs: &[Given], look_at_files: bool) -> Result<Self, String> {
         let name = kdl.split_whitespace().next().expect("an operator");
         let op = super::find(name).expect("a registered operator");
-        let fields: Fields = interim::decode_fields(op, kdl)?;
+        let fields: Fields = crate::config::decode_fields(op, kdl)?;
         let mut diagnostics = Diagnostics::new();
         let operator = (op.build)(&fields, &mut diagnostics).ok_or_else(|| shown(&diagnostics))?;
         let span = Span::new(SourceId(0), 0, 0);
@@ -125,6 +125,7 @@ impl Node {
         let mut host = MemoryHost::new(inputs, self.resolved.outputs.clone());
         for (input, given) in host.inputs.iter_mut().zip(&self.inputs) {
             input.producer = given.producer.clone();
+            input.output = given.output;
             input.skipped = given.skipped.clone();
         }
         host.options = options;
@@ -162,86 +163,4 @@ fn shown(diagnostics: &Diagnostics) -> String {
         d.help.iter().for_each(|h| text += &format!("  help: {h}\n"));
     }
     text
-}
-
-/// Stands in for the decoder of the language until that is there.
-mod interim {
-    use crate::diag::{SourceId, Span, Spanned};
-    use crate::ops::{Default, FieldKind, FieldSpec, Fields, OpSpec, Value};
-    use kdl::{KdlDocument, KdlNode, KdlValue};
-
-    fn at<T>(value: T) -> Spanned<T> {
-        Spanned::new(value, Span::new(SourceId(0), 0, 0))
-    }
-
-    fn scalar(value: &KdlValue) -> Value {
-        match value {
-            KdlValue::String(s) => Value::Str(s.clone()),
-            KdlValue::Integer(i) => Value::Int(*i as i64),
-            KdlValue::Float(f) => Value::Float(*f),
-            KdlValue::Bool(b) => Value::Bool(*b),
-            KdlValue::Null => Value::Null,
-        }
-    }
-
-    fn record(specs: &'static [FieldSpec], node: &KdlNode, skip: usize) -> Result<Fields, String> {
-        let span = at(()).span;
-        let mut fields = Fields { values: indexmap::IndexMap::new(), span };
-        let args: Vec<Value> =
-            node.entries().iter().filter(|e| e.name().is_none()).skip(skip).map(|e| scalar(e.value())).collect();
-        let mut position = 0;
-        for spec in specs {
-            let mut found: Vec<Value> = Vec::new();
-            let mut nodes: Vec<&KdlNode> = Vec::new();
-            if spec.positional {
-                found.extend(args.get(position).cloned());
-                position += 1;
-            }
-            for entry in node.entries().iter().filter(|e| e.name().is_some_and(|n| n.value() == spec.name)) {
-                found.push(scalar(entry.value()));
-            }
-            if let Some(children) = node.children() {
-                for child in children.nodes().iter().filter(|n| n.name().value() == spec.name) {
-                    nodes.push(child);
-                    found.extend(child.entries().iter().filter(|e| e.name().is_none()).map(|e| scalar(e.value())));
-                }
-            }
-            let value = match spec.kind {
-                FieldKind::List(_) if !found.is_empty() => Some(Value::List(found.into_iter().map(at).collect())),
-                FieldKind::List(_) => None,
-                FieldKind::Map(_) => nodes.first().map(|n| {
-                    let entry = |c: &KdlNode| {
-                        let value = c.entries().first().map_or(Value::Null, |e| scalar(e.value()));
-                        (c.name().value().to_string(), (span, at(value)))
-                    };
-                    Value::Map(n.children().into_iter().flat_map(|d| d.nodes()).map(entry).collect())
-                }),
-                FieldKind::Records(inner) if !nodes.is_empty() => {
-                    Some(Value::Records(nodes.iter().map(|n| record(inner, n, 0)).collect::<Result<_, _>>()?))
-                }
-                FieldKind::Records(_) => None,
-                _ => found.into_iter().next(),
-            };
-            let value = value.or(match spec.default {
-                Default::None => None,
-                Default::Str(s) => Some(Value::Str(s.into())),
-                Default::Int(i) => Some(Value::Int(i)),
-                Default::Float(f) => Some(Value::Float(f)),
-                Default::Bool(b) => Some(Value::Bool(b)),
-            });
-            match value {
-                Some(value) => {
-                    fields.values.insert(spec.name, at(value));
-                }
-                None if spec.required => return Err(format!("`{}` is missing", spec.name)),
-                None => {}
-            }
-        }
-        Ok(fields)
-    }
-
-    pub fn decode_fields(op: &'static OpSpec, text: &str) -> Result<Fields, String> {
-        let document: KdlDocument = text.parse().map_err(|e: kdl::KdlError| format!("{:?}", e.diagnostics))?;
-        record(op.fields, &document.nodes()[0], 1)
-    }
 }
