@@ -1,10 +1,119 @@
 //! `idiolect fmt`.
 
-/// Formats pipeline files.
-#[derive(Debug, clap::Args)]
-pub struct Args {}
+use crate::diag::{Diagnostics, Sources, render};
+use crate::syntax;
+use std::io::{IsTerminal, Read, Write};
+use std::path::{Path, PathBuf};
 
-pub fn run(_args: Args) -> u8 {
-    eprintln!("error: `idiolect fmt` is not built yet");
-    super::FAILED
+/// Formats pipeline files in place.
+///
+/// Four spaces for each block, one node on a line, at most one blank line, properties as `name=value`, string values in
+/// quotes. Comments stay, and what the file means does not change. A file with syntax errors is left as it is.
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Exit codes: 0 done, 1 with --check if a file is not formatted, 2 a file is wrong or unreadable."
+)]
+pub struct Args {
+    /// Files to format; `-` reads standard input and writes standard output
+    #[arg(required = true, value_name = "FILE")]
+    files: Vec<PathBuf>,
+    /// Change nothing: name the files that are not formatted, and exit with 1 if there are any
+    #[arg(long)]
+    check: bool,
+}
+
+/// What happened to one file.
+enum Outcome {
+    Unchanged,
+    /// Written, or with `--check` to be written.
+    Changed,
+    /// Already reported.
+    Wrong,
+}
+
+pub fn run(args: Args) -> u8 {
+    let mut changed = 0usize;
+    let mut wrong = false;
+    for file in &args.files {
+        match one(file, args.check) {
+            Outcome::Unchanged => {}
+            Outcome::Changed => changed += 1,
+            Outcome::Wrong => wrong = true,
+        }
+    }
+    if args.check && changed > 0 {
+        let files = if changed == 1 { "file is" } else { "files are" };
+        eprintln!("{changed} {files} not formatted\n\nhint: run `idiolect fmt` on them");
+    }
+    match (wrong, args.check && changed > 0) {
+        (true, _) => super::WRONG_INPUT,
+        (_, true) => super::FAILED,
+        _ => super::DONE,
+    }
+}
+
+fn one(file: &Path, check: bool) -> Outcome {
+    let stdin = file == Path::new("-");
+    let text = match if stdin { read_stdin() } else { read_file(file) } {
+        Ok(text) => text,
+        Err(message) => {
+            eprintln!("error: {message}");
+            return Outcome::Wrong;
+        }
+    };
+    let name = if stdin { "<stdin>".to_string() } else { file.display().to_string() };
+    let (mut sources, mut diagnostics) = (Sources::new(), Diagnostics::new());
+    let source = sources.add(name.as_str(), (!stdin).then_some(file), text.as_str());
+    let Some(formatted) = syntax::format(&text, source, &mut diagnostics) else {
+        eprint!("{}", render(&diagnostics, &sources, std::io::stderr().is_terminal()));
+        return Outcome::Wrong;
+    };
+    let changed = formatted != text;
+    let written = match (check, stdin) {
+        (true, _) if changed => writeln!(std::io::stdout(), "{name}"),
+        (true, _) => Ok(()),
+        (false, true) => std::io::stdout().write_all(formatted.as_bytes()),
+        (false, false) if changed => replace(file, &formatted),
+        (false, false) => Ok(()),
+    };
+    match written {
+        Ok(()) if changed => Outcome::Changed,
+        Ok(()) => Outcome::Unchanged,
+        Err(e) => {
+            eprintln!("error: cannot write `{name}`: {e}");
+            Outcome::Wrong
+        }
+    }
+}
+
+fn read_file(file: &Path) -> Result<String, String> {
+    let bytes = std::fs::read(file).map_err(|e| format!("cannot read `{}`: {e}", file.display()))?;
+    utf8(bytes, &file.display().to_string())
+}
+
+fn read_stdin() -> Result<String, String> {
+    let mut bytes = Vec::new();
+    // One byte more than allowed is enough to be told that it is too much.
+    let limit = syntax::MAX_BYTES as u64 + 1;
+    std::io::stdin().take(limit).read_to_end(&mut bytes).map_err(|e| format!("cannot read standard input: {e}"))?;
+    utf8(bytes, "<stdin>")
+}
+
+fn utf8(bytes: Vec<u8>, name: &str) -> Result<String, String> {
+    String::from_utf8(bytes).map_err(|e| {
+        format!("`{name}` is not UTF-8 text: byte {} is the first that is not", e.utf8_error().valid_up_to())
+    })
+}
+
+/// Writes beside the file and renames over it, so that a crash leaves the old text or the new one.
+fn replace(file: &Path, text: &str) -> std::io::Result<()> {
+    // A link keeps pointing at the file that it points at.
+    let file = file.canonicalize()?;
+    let folder = file.parent().unwrap_or(Path::new("."));
+    let mut beside = tempfile::NamedTempFile::new_in(folder)?;
+    beside.write_all(text.as_bytes())?;
+    beside.as_file().set_permissions(std::fs::metadata(&file)?.permissions())?;
+    beside.as_file().sync_all()?;
+    beside.persist(&file)?;
+    Ok(())
 }

@@ -3,21 +3,50 @@
 //! Recursive descent with one token of lookahead past white space. After an error it goes on with the next value, the
 //! next line or the next block, whichever is nearest, so that one slip costs one message.
 
-use super::lexer::{Token, TokenKind, lex};
+use super::lexer::{Token, TokenKind, is_newline, lex};
 use super::number::{is_number, number};
 use super::string::string;
-use super::{Block, Document, Entry, MAX_BYTES, MAX_DEPTH, Node, Scalar};
+use super::{Block, Document, Entry, MAX_BYTES, MAX_DEPTH, Node, Scalar, values};
 use crate::diag::{Diagnostic, Diagnostics, SourceId, Span, Spanned};
 use std::ops::Range;
 
 /// Parses KDL 2. Returns `None` when the text's structure is lost (a block, string or comment is not closed); after
 /// other errors the nodes that have one are marked as broken.
 pub fn parse(text: &str, source: SourceId, diagnostics: &mut Diagnostics) -> Option<Document> {
+    let before = diagnostics.0.len();
+    let (mut document, hidden) = read(text, source, diagnostics)?;
+    let sound = diagnostics.0.len() == before;
+    let settled = !sound || values::settle(text, &hidden, &mut document, values::deadline(), diagnostics);
+    settled.then_some(document)
+}
+
+/// What our own parser makes of a text, and the ranges of its comments and slashdashed parts, in order.
+pub(super) fn read(
+    text: &str,
+    source: SourceId,
+    diagnostics: &mut Diagnostics,
+) -> Option<(Document, Vec<Range<usize>>)> {
     let tokens = tokens(text, source, diagnostics)?;
     let blocks = match_braces(text, &tokens, source, diagnostics)?;
-    let mut parser = Parser { text, tokens, blocks, source, diagnostics, at: 0, depth: 0, broken: false };
+    let hidden = tokens.iter().filter_map(|t| comment(text, *t)).collect();
+    let mut parser = Parser { text, tokens, blocks, source, diagnostics, at: 0, depth: 0, broken: false, hidden };
     let nodes = parser.nodes();
-    Some(Document { nodes, span: Span::new(source, 0, text.len()) })
+    let mut hidden = parser.hidden;
+    hidden.sort_by_key(|r| (r.start, std::cmp::Reverse(r.end)));
+    Some((Document { nodes, span: Span::new(source, 0, text.len()) }, hidden))
+}
+
+/// What of a token is comment, or a byte order mark.
+fn comment(text: &str, token: Token) -> Option<Range<usize>> {
+    match token.kind {
+        TokenKind::LineComment | TokenKind::BlockComment => Some(token.range()),
+        TokenKind::Space if token.start == 0 && text.starts_with('\u{FEFF}') => Some(token.range()),
+        TokenKind::LineContinuation => {
+            let written = text[token.range()].trim_end_matches(is_newline);
+            Some(token.start + 1..token.start + written.len()).filter(|r| !r.is_empty())
+        }
+        _ => None,
+    }
 }
 
 /// The tokens of a text, unless it is too long or something is not closed.
@@ -104,6 +133,8 @@ struct Parser<'a> {
     depth: usize,
     /// The node being read has an error.
     broken: bool,
+    /// Comments and slashdashed parts.
+    hidden: Vec<Range<usize>>,
 }
 
 impl Parser<'_> {
@@ -172,7 +203,10 @@ impl Parser<'_> {
                         self.skip_lines();
                         match self.peek() {
                             None | Some(TokenKind::CloseBrace | TokenKind::Semicolon) => self.nothing_slashdashed(t),
-                            _ => drop(self.node()),
+                            _ => {
+                                drop(self.node());
+                                self.hide(t, TokenKind::Newline);
+                            }
                         }
                     }
                     _ => nodes.extend(self.node()),
@@ -190,6 +224,13 @@ impl Parser<'_> {
             "comments nothing",
             help,
         );
+    }
+
+    /// Notes that everything from a slashdash to the present token is commented out, but for a newline at its end.
+    fn hide(&mut self, slashdash: Token, but: TokenKind) {
+        let last = self.tokens[self.at - 1];
+        let end = if last.kind == but { last.start } else { last.end };
+        self.hidden.push(slashdash.start..end);
     }
 
     /// One node with its terminator. `None` when not even its name could be read.
@@ -227,13 +268,17 @@ impl Parser<'_> {
                         Some(TokenKind::OpenBrace) => {
                             block_seen = true;
                             self.block();
+                            self.hide(token, TokenKind::Bad);
                         }
                         None | Some(TokenKind::CloseBrace | TokenKind::Semicolon) => self.nothing_slashdashed(token),
                         Some(_) if block_seen => {
                             self.after_block();
                             break;
                         }
-                        Some(_) => drop(self.entry()),
+                        Some(_) => {
+                            drop(self.entry());
+                            self.hide(token, TokenKind::Bad);
+                        }
                     }
                 }
                 TokenKind::OpenBrace => {

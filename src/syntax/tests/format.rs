@@ -25,7 +25,7 @@ fn slashdashes(text: &str) -> usize {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 400, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 300, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn formatting_keeps_meaning_and_comments_and_settles_at_once(text in prop_oneof![documents(), pieces()]) {

@@ -1,4 +1,5 @@
 use super::*;
+use crate::syntax::parser::read;
 use crate::syntax::{MAX_BYTES, MAX_DEPTH};
 
 proptest! {
@@ -22,8 +23,9 @@ proptest! {
     /// refuses `a { /-b ; }`, which is valid, and takes `a {}/-b`, which is not.)
     #[test]
     fn the_reference_implementation_agrees(text in prop_oneof![documents(), pieces()]) {
-        let (document, messages) = parsed(&text);
-        if let (true, Some(document), Ok(reference)) = (messages.is_empty(), document, kdl::KdlDocument::parse_v2(&text)) {
+        let mut diagnostics = Diagnostics::new();
+        let ours = read(&text, SOURCE, &mut diagnostics);
+        if let (true, Some((document, _)), Ok(reference)) = (diagnostics.is_empty(), ours, kdl::KdlDocument::parse_v2(&text)) {
             prop_assert_eq!(outline(&document), reference_outline(&reference), "{:?}", text);
         }
     }
