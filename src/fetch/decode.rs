@@ -4,9 +4,10 @@ use super::manifest::{
     Column, ColumnKind, Content, DatasetManifest, FileSpec, Format, ModelManifest, Offer, Origin, RepoKind, Source,
     Split, WeightsKind,
 };
-use super::reader::Node;
-use crate::diag::{Diagnostics, SourceId, Spanned};
+use super::reader::{Node, suggest};
+use crate::diag::{Diagnostics, SourceId, Span, Spanned};
 use crate::ops::list;
+use crate::syntax;
 use indexmap::IndexMap;
 
 /// The manifests of one file.
@@ -19,17 +20,15 @@ pub struct Decoded {
 /// Reads the manifests of a text. What is wrong is reported and left out; the rest is returned.
 pub fn manifests(text: &str, source: SourceId, origin: &Origin, diags: &mut Diagnostics) -> Decoded {
     let mut decoded = Decoded::default();
-    let Some(document) = super::reader::parse(text, source, diags) else { return decoded };
-    for node in document.nodes() {
-        let mut node = Node::new(node, source, diags);
+    let Some(document) = syntax::parse(text, source, diags) else { return decoded };
+    for node in document.nodes.iter().filter(|n| !n.is_broken()) {
+        let mut node = Node::new(node, diags);
         match node.name() {
             "dataset" => decoded.datasets.extend(dataset(&mut node, origin)),
             "model" => decoded.models.extend(model(&mut node, origin)),
             other => {
                 let message = format!("a manifest holds `dataset` and `model` nodes, found `{other}`");
-                let help =
-                    crate::ops::did_you_mean(other, ["dataset", "model"]).map(|n| format!("did you mean `{n}`?"));
-                node.error_at_name(message, "not known here", help);
+                node.error_at_name(message, "not known here", suggest(other, ["dataset", "model"]));
             }
         }
     }
@@ -78,7 +77,7 @@ fn dataset(node: &mut Node<'_, '_>, origin: &Origin) -> Option<DatasetManifest> 
     .filter(|_| !node.failed())
 }
 
-fn columns(parent: &mut Node<'_, '_>, child: &kdl::KdlNode) -> IndexMap<String, Column> {
+fn columns(parent: &mut Node<'_, '_>, child: &syntax::Node) -> IndexMap<String, Column> {
     parent.within(child, |node| {
         let mut columns = IndexMap::new();
         for child in node.distinct_children() {
@@ -96,8 +95,11 @@ fn columns(parent: &mut Node<'_, '_>, child: &kdl::KdlNode) -> IndexMap<String, 
     })
 }
 
-/// `fields { ours "theirs" }`, each key with its place.
-fn fields(parent: &mut Node<'_, '_>, child: &kdl::KdlNode) -> IndexMap<String, (String, crate::diag::Span)> {
+/// Our name -> theirs, with the place of ours.
+type FieldMap = IndexMap<String, (String, Span)>;
+
+/// `fields { ours "theirs" }`.
+fn fields(parent: &mut Node<'_, '_>, child: &syntax::Node) -> FieldMap {
     parent.within(child, |node| {
         let mut fields = IndexMap::new();
         for child in node.distinct_children() {
@@ -112,8 +114,6 @@ fn fields(parent: &mut Node<'_, '_>, child: &kdl::KdlNode) -> IndexMap<String, (
         fields
     })
 }
-
-type FieldMap = IndexMap<String, (String, crate::diag::Span)>;
 
 fn split(
     node: &mut Node<'_, '_>,
@@ -151,8 +151,7 @@ fn mapping(
     all.extend(own.unwrap_or_default());
     for (ours, (_, span)) in &all {
         if !columns.contains_key(ours) {
-            let near = crate::ops::did_you_mean(ours, columns.keys().map(String::as_str));
-            let help = near.map(|n| format!("did you mean `{n}`?"));
+            let help = suggest(ours, columns.keys().map(String::as_str));
             node.error(format!("`{ours}` is not in `columns`"), *span, "mapped here", help);
         }
     }
@@ -236,7 +235,7 @@ fn file(node: &mut Node<'_, '_>, archives: &IndexMap<String, FileSpec>, rows: bo
     }
     let mut offers = Vec::new();
     for child in node.all_children() {
-        if !CONTENT.contains(&child.name().value()) {
+        if !CONTENT.contains(&child.name.value.as_str()) {
             offers.extend(node.within(child, |n| offer(n, archives, rows)));
         }
     }
@@ -280,7 +279,7 @@ fn source(node: &mut Node<'_, '_>, archives: &IndexMap<String, FileSpec>) -> Opt
         "archive" => archive_member(node, archives),
         "concat" => {
             let mut parts = Vec::new();
-            for child in node.all_children().into_iter().filter(|c| !CONTENT.contains(&c.name().value())) {
+            for child in node.all_children().iter().filter(|c| !CONTENT.contains(&c.name.value.as_str())) {
                 parts.extend(node.within(child, |n| source(n, archives)));
             }
             if parts.len() < 2 && !node.failed() {
@@ -290,7 +289,7 @@ fn source(node: &mut Node<'_, '_>, archives: &IndexMap<String, FileSpec>) -> Opt
         }
         other => {
             let message = format!("unknown source `{other}`, expected one of {}", list(KINDS));
-            let near = crate::ops::did_you_mean(other, KINDS.iter().copied()).map(|n| format!("did you mean `{n}`?"));
+            let near = suggest(other, KINDS.iter().copied());
             node.error_at_name(message, "not a source", near);
             return None;
         }
@@ -304,8 +303,7 @@ fn archive_member(node: &mut Node<'_, '_>, archives: &IndexMap<String, FileSpec>
     let member = node.required_string("member");
     let archive = archive?;
     if !archives.contains_key(&archive.value) {
-        let near = crate::ops::did_you_mean(&archive.value, archives.keys().map(String::as_str));
-        let help = near.map(|n| format!("did you mean `{n}`?"));
+        let help = suggest(&archive.value, archives.keys().map(String::as_str));
         node.error(format!("no archive `{}` in this manifest", archive.value), archive.span, "not declared", help);
         return None;
     }

@@ -30,7 +30,7 @@ pub use manifest::{
     Split, WeightsKind,
 };
 pub use model::{Availability, ModelFiles, ModelState};
-pub use progress::{Event, Progress, Quiet};
+pub use progress::{Event, Progress, Quiet, size};
 
 use crate::diag::{Diagnostics, Sources};
 use std::path::Path;

@@ -5,12 +5,13 @@ use super::fetcher::{Fetcher, Located, Owner};
 use super::hub::{self, Repo};
 use super::manifest::{ModelManifest, RepoKind, WeightsKind};
 use super::probe::{self, Facts};
-use super::progress::Progress;
+use super::progress::{Progress, size};
 use crate::config::{ModelDecl, ModelSource};
-use crate::diag::{Diagnostic, Span};
-use crate::plan::ModelInfo;
+use crate::diag::{Diagnostic, Diagnostics, Span};
+use crate::plan::{ModelCatalog, ModelInfo, PlanEnv};
 use indexmap::IndexMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// Files beside the weights that change what a model computes or says.
 const COMPANIONS: &[&str] = &[
@@ -335,8 +336,9 @@ fn facts_of(files: &ModelFiles) -> Result<Facts, FetchError> {
 /// A GGUF file, or a folder as the hub lays it out.
 fn path_files(path: &Path) -> Result<ModelFiles, FetchError> {
     let from = format!("path {}", path.display());
-    let missing =
-        |what: String| Err(FetchError::new(Kind::NotFound, what).help("paths are relative to the working directory"));
+    let missing = |what: String| {
+        Err(FetchError::new(Kind::NotFound, what).help("a relative path is relative to the file that writes it"))
+    };
     if path.is_dir() {
         return folder_files(path, from);
     }
@@ -465,4 +467,33 @@ fn digest_of(pairs: &[(&str, &str)]) -> String {
         hasher.update(text.as_bytes());
     }
     hasher.finalize().to_hex().to_string()
+}
+
+/// The plan's view of models: manifests, the hub cache and local files.
+impl ModelCatalog for Arc<Fetcher> {
+    fn describe(&self, decl: &ModelDecl, _: &PlanEnv, diagnostics: &mut Diagnostics) -> Option<ModelInfo> {
+        match self.model_state(decl) {
+            // A model that can come from nowhere but a path has no content to plan with.
+            Ok(ModelState { availability: Availability::Missing(d), .. })
+                if matches!(decl.source, ModelSource::Path(_)) =>
+            {
+                diagnostics.push(*d);
+                None
+            }
+            Ok(state) => Some(state.info),
+            Err(d) => {
+                diagnostics.push(d);
+                None
+            }
+        }
+    }
+
+    fn missing(&self, decl: &ModelDecl) -> Option<String> {
+        match self.model_state(decl).ok()?.availability {
+            Availability::Here => None,
+            Availability::ToFetch { bytes: Some(bytes), .. } => Some(format!("{} are to be fetched", size(bytes))),
+            Availability::ToFetch { bytes: None, .. } => Some("it is to be fetched".into()),
+            Availability::Missing(d) => Some(d.message.clone()),
+        }
+    }
 }
