@@ -11,6 +11,7 @@ mod filter;
 pub mod gather;
 mod join;
 mod load;
+mod plot;
 pub mod polars_bridge;
 pub mod rows;
 mod sample;
@@ -48,6 +49,7 @@ pub static REGISTRY: &[&OpSpec] = &[
     &sql::SPEC,
     &summarize::SPEC,
     &table::SPEC,
+    &plot::SPEC,
     &write::SPEC,
 ];
 

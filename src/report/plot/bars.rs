@@ -14,24 +14,12 @@ pub fn draw(chart: &Chart, categories: &[String], bars: &[Vec<Bar>]) -> String {
     let series = bars.len().max(1);
     let groups = categories.len().max(1);
     let width = chart.width.unwrap_or((110.0 + groups as f32 * (series as f32 * 26.0 + 22.0)).clamp(480.0, 1400.0));
-    let (low, high) = extent(chart.y_scale, bars);
-    // Room above the highest bar for its value.
-    let headroom = if labels_fit(bars, width, groups, series) == Values::None { 6.0 } else { 34.0 };
-    let y = |(bottom, top): (f32, f32)| {
-        let ticks = ((bottom - top).abs() / 55.0) as usize;
-        Scale::new(
-            chart.y_scale,
-            low,
-            high,
-            (bottom, if bottom > top + 100.0 { top + headroom } else { top }),
-            ticks.max(4),
-        )
-    };
+    let values = value_layout(bars, width - 80.0, groups, series);
+    let y = |range| scale(chart.y_scale, bars, values, range);
     let (mut frame, y) = Frame::new(chart, width, Key::Area, XAxis::Categories(categories), &y);
     patterns(&mut frame.svg, series);
     let band = (frame.right - frame.left) / groups as f32;
     let thick = bar_width(band, series);
-    let values = labels_fit(bars, frame.right - frame.left, groups, series);
     let base = y.at(if y.kind == Kind::Log { y.domain.0 } else { 0.0 });
     for (group, _) in categories.iter().enumerate() {
         let start = frame.left + group as f32 * band + (band - thick * series as f32) / 2.0;
@@ -46,6 +34,34 @@ pub fn draw(chart: &Chart, categories: &[String], bars: &[Vec<Bar>]) -> String {
         frame.svg.text(middle, "no data", Text::new(13.0, SOFT, Anchor::Middle));
     }
     frame.svg.finish()
+}
+
+/// The y scale, with room for the values above (below, if negative) the bars that reach to the ends.
+fn scale(kind: Kind, bars: &[Vec<Bar>], values: Values, (bottom, top): (f32, f32)) -> Scale {
+    let (low, high) = extent(kind, bars);
+    let ticks = (((bottom - top) / 45.0) as usize).max(4);
+    let tight = Scale::new(kind, low, high, (bottom, top), ticks);
+    let (mut above, mut below) = (0.0_f32, 0.0_f32);
+    for bar in bars.iter().flatten() {
+        let Some(value) = bar.value.filter(|v| Scale::shows(kind, *v)) else { continue };
+        let (reach, room) = (reach(bar, value, &tight), values.room(value));
+        if value < 0.0 {
+            below = below.max(reach + room - bottom);
+        } else {
+            above = above.max(top - (reach - room));
+        }
+    }
+    if bottom - top < above + below + 50.0 { tight } else { Scale { range: (bottom - below, top + above), ..tight } }
+}
+
+/// Where a bar and its interval end.
+fn reach(bar: &Bar, value: f64, y: &Scale) -> f32 {
+    let ends = bar.interval.filter(|(l, h)| l.is_finite() && h.is_finite());
+    match (value < 0.0, ends) {
+        (true, Some((low, _))) => y.at(value).max(y.at(low)),
+        (false, Some((_, high))) => y.at(value).min(y.at(high)),
+        (_, None) => y.at(value),
+    }
 }
 
 struct Place {
@@ -63,13 +79,37 @@ enum Values {
     None,
 }
 
+impl Values {
+    /// What a value takes up beyond its bar.
+    fn room(self, value: f64) -> f32 {
+        match self {
+            Values::None => 2.0,
+            Values::Level => VALUE + 5.0,
+            Values::Turned => REGULAR.width(&brief(value), VALUE) + 6.0,
+        }
+    }
+}
+
+/// A number with three significant digits.
+fn brief(value: f64) -> String {
+    let size = value.abs();
+    if !value.is_finite() || value == 0.0 {
+        return number(value);
+    }
+    if !(1e-3..1e6).contains(&size) {
+        return format!("{value:.1e}").replace(".0e", "e");
+    }
+    let digits = if value.fract() == 0.0 { 0 } else { (2 - size.log10().floor() as i32).max(0) as usize };
+    format!("{value:.digits$}")
+}
+
 fn bar_width(band: f32, series: usize) -> f32 {
     (band * 0.82 / series as f32).min(60.0)
 }
 
-fn labels_fit(bars: &[Vec<Bar>], width: f32, groups: usize, series: usize) -> Values {
+fn value_layout(bars: &[Vec<Bar>], width: f32, groups: usize, series: usize) -> Values {
     let thick = bar_width(width / groups as f32, series);
-    let widest = bars.iter().flatten().filter_map(|b| b.value).map(|v| REGULAR.width(&number(v), VALUE));
+    let widest = bars.iter().flatten().filter_map(|b| b.value).map(|v| REGULAR.width(&brief(v), VALUE));
     match widest.fold(0.0, f32::max) {
         widest if widest + 3.0 <= thick => Values::Level,
         _ if thick >= VALUE + 1.0 => Values::Turned,
@@ -87,16 +127,20 @@ fn extent(kind: Kind, bars: &[Vec<Bar>]) -> (f64, f64) {
         _ if low > high && kind == Kind::Log => (1.0, 10.0),
         _ if low > high => (0.0, 1.0),
         Kind::Linear => (low.min(0.0), high.max(0.0)),
-        // The lowest bar must have a height.
-        Kind::Log => (low / (high / low).powf(0.08).max(1.3), high),
+        Kind::Log => (below_lowest(low, high), high),
     }
+}
+
+/// Where a logarithmic axis starts so that the lowest bar has a height.
+pub fn below_lowest(low: f64, high: f64) -> f64 {
+    (low.ln() - (0.08 * (high.ln() - low.ln())).max(0.26)).exp().max(f64::MIN_POSITIVE)
 }
 
 fn one(svg: &mut Svg, bar: &Bar, series: usize, place: &Place, y: &Scale) {
     let middle = place.x + place.thick / 2.0;
     let shown = bar.value.filter(|v| Scale::shows(y.kind, *v));
     let Some(value) = shown else {
-        let word = bar.absent.clone().or_else(|| bar.value.map(number)).unwrap_or_default();
+        let word = bar.absent.clone().or_else(|| bar.value.map(brief)).unwrap_or_default();
         let turned = REGULAR.width(&word, VALUE) > place.thick;
         let look = match turned {
             true => Text::new(VALUE, SOFT, Anchor::Start).rotated(-90.0),
@@ -109,13 +153,10 @@ fn one(svg: &mut Svg, bar: &Bar, series: usize, place: &Place, y: &Scale) {
     let inset = if place.thick > 6.0 { 1.0 } else { 0.0 };
     let size = (place.thick - 2.0 * inset, (place.base - tip).abs());
     svg.rect((place.x + inset, tip.min(place.base)), size, &fill(series));
-    let mut reach = tip;
     if let Some((low, high)) = bar.interval.filter(|(l, h)| l.is_finite() && h.is_finite()) {
-        let (low, high) = (y.at(low), y.at(high));
-        whisker(svg, middle, (low, high), (place.thick * 0.3).min(7.0));
-        reach = if value < 0.0 { tip.max(low) } else { tip.min(high) };
+        whisker(svg, middle, (y.at(low), y.at(high)), (place.thick * 0.3).min(7.0));
     }
-    label(svg, value, (middle, reach), place.values);
+    label(svg, value, (middle, reach(bar, value, y)), place.values);
 }
 
 /// An interval: white below the ink, to be seen on every colour.
@@ -131,7 +172,7 @@ pub fn whisker(svg: &mut Svg, x: f32, (low, high): (f32, f32), cap: f32) {
 
 fn label(svg: &mut Svg, value: f64, (x, reach): (f32, f32), values: Values) {
     let below = value < 0.0;
-    let text = number(value);
+    let text = brief(value);
     match values {
         Values::None => {}
         Values::Level => {

@@ -59,7 +59,9 @@ enum Labels {
 impl Frame {
     /// Draws the frame. `y` makes the y scale for a vertical range, from bottom to top.
     pub fn new(chart: &Chart, width: f32, key: Key, x: XAxis<'_>, y: &dyn Fn((f32, f32)) -> Scale) -> (Self, Scale) {
-        let ticks = y((1.0, 0.0)).labels();
+        // How many ticks there are depends on the height, and the room for their labels on the ticks.
+        let draft = Plan::new(chart, width, &[], &x);
+        let ticks = y((draft.bottom, draft.top)).labels();
         let plan = Plan::new(chart, width, &ticks, &x);
         let mut frame = Self {
             svg: Svg::new(width, plan.height),
@@ -107,9 +109,9 @@ impl Frame {
 
     fn x_axis(&mut self, chart: &Chart, plan: &Plan, x: &XAxis<'_>) {
         let look = format!("stroke=\"{INK}\" stroke-width=\"1\"");
-        self.svg.line((self.left, self.bottom), (self.right, self.bottom), &look);
         match (x, &plan.labels) {
             (XAxis::Numbers(scale), _) => {
+                self.svg.line((self.left, self.bottom), (self.right, self.bottom), &look);
                 let scale = scale((self.left, self.right));
                 for (tick, label) in scale.ticks.iter().zip(scale.labels()) {
                     let at = scale.at(*tick);
@@ -168,7 +170,8 @@ impl Plan {
         let tick_width = y_ticks.iter().map(|t| REGULAR.width(t, TICK)).fold(0.0, f32::max);
         let y_label = if chart.y_label.is_empty() { 0.0 } else { LABEL * 1.6 };
         let left = MARGIN + y_label + tick_width + 8.0;
-        let right = width - MARGIN;
+        // The last number of an axis stands half beyond its end.
+        let right = width - if matches!(x, XAxis::Numbers(_)) { 2.0 * MARGIN } else { MARGIN };
         let (labels, label_height) = match x {
             XAxis::Categories(all) => {
                 let (labels, height) = category_labels(all, (right - left) / all.len().max(1) as f32);
@@ -180,7 +183,7 @@ impl Plan {
         let x_label = if chart.x_label.is_empty() { 0.0 } else { LABEL * 1.6 };
         let note_height = if notes.is_empty() { 0.0 } else { notes.len() as f32 * NOTE * 1.4 + 6.0 };
         let below = 8.0 + label_height + x_label + note_height + MARGIN;
-        let height = chart.height.unwrap_or(400.0).max(top + MIN_PLOT + below);
+        let height = chart.height.unwrap_or(420.0).max(top + MIN_PLOT + below);
         Self { title, legend, notes, left, right, top, bottom: height - below, height, labels }
     }
 }
@@ -190,7 +193,7 @@ fn legend(series: &[String], width: f32) -> Vec<Vec<(usize, String, f32)>> {
     let mut rows: Vec<Vec<(usize, String, f32)>> = Vec::new();
     let mut x = f32::INFINITY;
     for (i, name) in series.iter().enumerate() {
-        let name = REGULAR.fit(name, LABEL, (width - SWATCH - 6.0).min(320.0));
+        let name = REGULAR.fit(name, LABEL, (width - SWATCH - 6.0).min(480.0));
         let need = SWATCH + 6.0 + REGULAR.width(&name, LABEL);
         if x + need > MARGIN + width {
             rows.push(Vec::new());

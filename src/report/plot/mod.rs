@@ -71,3 +71,6 @@ impl Chart {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -16,10 +16,15 @@ static FONTS: LazyLock<Arc<fontdb::Database>> = LazyLock::new(|| {
 
 /// The drawing as a PNG file.
 pub fn render(svg: &str) -> Result<Vec<u8>, String> {
-    let options = Options { fontdb: FONTS.clone(), font_family: "DejaVu Sans".into(), ..Options::default() };
-    let tree = Tree::from_str(svg, &options).map_err(|error| error.to_string())?;
+    let tree = tree(svg)?;
     let size = tree.size().to_int_size().scale_by(SCALE).ok_or("the drawing has no size")?;
     let mut pixels = Pixmap::new(size.width(), size.height()).ok_or("the drawing is too large")?;
     resvg::render(&tree, Transform::from_scale(SCALE, SCALE), &mut pixels.as_mut());
     pixels.encode_png().map_err(|error| error.to_string())
+}
+
+/// The parsed drawing, with text laid out.
+pub fn tree(svg: &str) -> Result<Tree, String> {
+    let options = Options { fontdb: FONTS.clone(), font_family: "DejaVu Sans".into(), ..Options::default() };
+    Tree::from_str(svg, &options).map_err(|error| error.to_string())
 }

@@ -86,6 +86,8 @@ fn clean(value: f64) -> f64 {
 
 /// Powers of ten; between them 2 and 5 where there are few.
 fn logarithmic(low: f64, high: f64, wanted: usize) -> ((f64, f64), Vec<f64>) {
+    // Round numbers below and above must be floats too.
+    let (low, high) = (low.clamp(1e-306, 1e306), high.clamp(1e-306, 1e306));
     let steps = |factors: &'static [f64]| {
         let (first, last) = (low.log10().floor() as i32 - 1, high.log10().ceil() as i32 + 1);
         (first..=last).flat_map(move |e| factors.iter().map(move |f| clean(f * 10f64.powi(e))))

@@ -32,10 +32,15 @@ pub fn patterns(svg: &mut Svg, count: usize) {
     for series in 0..count {
         let hatch = HATCHES[(series + series / COLOURS.len()) % HATCHES.len()];
         let colour = colour(series);
+        let lines = match hatch {
+            "" => String::new(),
+            d => format!(
+                "<path d=\"{d}\" fill=\"none\" stroke=\"#ffffff\" stroke-opacity=\"0.75\" stroke-width=\"1.3\"/>"
+            ),
+        };
         markup.push_str(&format!(
             "<pattern id=\"s{series}\" width=\"8\" height=\"8\" patternUnits=\"userSpaceOnUse\">\
-             <rect width=\"8\" height=\"8\" fill=\"{colour}\"/>\
-             <path d=\"{hatch}\" fill=\"none\" stroke=\"#ffffff\" stroke-opacity=\"0.75\" stroke-width=\"1.3\"/></pattern>\n"
+             <rect width=\"8\" height=\"8\" fill=\"{colour}\"/>{lines}</pattern>\n"
         ));
     }
     markup.push_str("</defs>\n");

@@ -6,6 +6,9 @@ use crate::report::grid::{Format, numbers};
 use crate::report::terminal::{WIDTH, plain};
 use textwrap::core::display_width;
 
+/// Lines that a histogram may take.
+const MAX_LINES: usize = 40;
+
 /// A line of the chart.
 struct Row {
     labels: Vec<String>,
@@ -74,16 +77,21 @@ fn bar_rows(categories: &[String], series: &[String], bars: &[Vec<Bar>]) -> Vec<
     rows
 }
 
+/// Neighbouring bins come together where there would be too many lines.
 fn bin_rows(edges: &[f64], series: &[String], counts: &[Vec<u64>]) -> Vec<Row> {
-    let all: Vec<Option<f64>> = edges.iter().map(|e| Some(*e)).collect();
-    let texts: Vec<String> = numbers(&all, Format::default()).into_iter().flatten().collect();
+    let bins = edges.len().saturating_sub(1);
+    let step = (bins * counts.len()).div_ceil(MAX_LINES).max(1);
+    let kept: Vec<usize> = (0..bins).step_by(step).chain([bins]).collect();
+    let ends: Vec<Option<f64>> = kept.iter().map(|e| edges.get(*e).copied()).collect();
+    let texts: Vec<String> = numbers(&ends, Format::default()).into_iter().flatten().collect();
     let mut rows = Vec::new();
-    for bin in 0..edges.len().saturating_sub(1) {
+    for (bin, range) in kept.windows(2).enumerate() {
         for (at, counts) in counts.iter().enumerate() {
-            let range = format!("{} – {}", texts[bin], texts[bin + 1]);
-            let mut labels = vec![if at == 0 { range } else { String::new() }];
+            let label = format!("{} – {}", texts[bin], texts[bin + 1]);
+            let mut labels = vec![if at == 0 { label } else { String::new() }];
             labels.extend(series.get(at).cloned());
-            rows.push(Row { labels, value: Some(counts[bin] as f64), text: counts[bin].to_string() });
+            let count: u64 = counts[range[0]..range[1]].iter().sum();
+            rows.push(Row { labels, value: Some(count as f64), text: count.to_string() });
         }
     }
     rows
@@ -147,7 +155,7 @@ impl Lengths {
             || rows.iter().filter_map(|r| r.value).filter(|v| super::scale::Scale::shows(kind, *v) && *v != 0.0);
         let (min, max) = shown().fold((f64::INFINITY, f64::NEG_INFINITY), |(l, h), v| (l.min(v), h.max(v)));
         if kind == Kind::Log {
-            let low = min / (max / min).powf(0.08).max(1.3);
+            let low = super::bars::below_lowest(min, max);
             return Self { kind, left: 0, right: room, low: low.ln(), high: max.ln() };
         }
         let (low, high) = (min.min(0.0), max.max(0.0));
