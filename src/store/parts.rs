@@ -196,6 +196,8 @@ fn properties() -> WriterProperties {
         .set_writer_version(WriterVersion::PARQUET_1_0)
         .set_compression(Compression::ZSTD(ZstdLevel::default()))
         .set_max_row_group_row_count(Some(SLAB_ROWS))
+        // Ids differ from row to row.
+        .set_column_dictionary_enabled("id".into(), false)
         .build()
 }
 
