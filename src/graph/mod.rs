@@ -5,6 +5,7 @@
 
 mod bind;
 mod cycles;
+pub mod draw;
 mod unused;
 
 use crate::config::{NodeDecl, Pipeline};
