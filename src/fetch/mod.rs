@@ -8,6 +8,7 @@
 mod cache;
 mod catalog;
 mod decode;
+mod describe;
 mod env;
 mod error;
 mod fetcher;

@@ -103,7 +103,7 @@ impl Planner<'_, '_> {
         inputs: Vec<PlanInput>,
         found: &mut Diagnostics,
     ) -> Option<PlanNode> {
-        if !models::all_known(decl, &self.graph.pipeline, self.models, found) {
+        if !models::all_known(decl, self.models) {
             return None;
         }
         let operator = (decl.op.build)(&decl.fields, found)?;

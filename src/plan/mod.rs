@@ -10,13 +10,13 @@ mod models;
 mod status;
 
 use crate::config::{ModelDecl, RunOptions, TeacherDecl};
-use crate::diag::Span;
+use crate::diag::{Diagnostics, Sources, Span};
 use crate::ops::{OpSpec, Operator};
 use arrow::datatypes::SchemaRef;
 use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 pub use build::build;
 pub use digest::FileDigests;
@@ -51,6 +51,20 @@ impl PlanEnv {
     pub fn pure() -> Self {
         Self { digests: FileDigests::off(), look_at_files: false, ..Self::new(DeclaredOnly) }
     }
+}
+
+/// Reads, resolves and plans a pipeline file. Every pass adds what it finds to `diagnostics`; there is a plan only
+/// when none of it is an error.
+pub fn compile(
+    path: &Path,
+    overrides: &[(String, String)],
+    env: &PlanEnv,
+    sources: &mut Sources,
+    diagnostics: &mut Diagnostics,
+) -> Option<Plan> {
+    let pipeline = crate::config::load(path, overrides, sources, diagnostics)?;
+    let graph = crate::graph::build(pipeline, diagnostics)?;
+    build(graph, env, diagnostics)
 }
 
 /// A node instance's name: the name in the file and the values of its matrix axes.

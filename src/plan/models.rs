@@ -1,10 +1,10 @@
 //! Declared models, as far as they are known before their weights are loaded.
 
 use super::{ModelInfo, PlanEnv};
-use crate::config::{ModelDecl, ModelSource, NodeDecl, Pipeline};
+use crate::config::{ModelDecl, ModelSource, NodeDecl};
 use crate::diag::{Diagnostic, Diagnostics, Spanned};
 use crate::graph::Graph;
-use crate::ops::{FieldKind, FieldSpec, Fields, Value, did_you_mean, list};
+use crate::ops::{FieldKind, FieldSpec, Fields, Value};
 use indexmap::IndexMap;
 use std::collections::HashSet;
 
@@ -14,7 +14,7 @@ pub trait ModelCatalog: Send + Sync {
     fn describe(&self, decl: &ModelDecl, env: &PlanEnv, diagnostics: &mut Diagnostics) -> Option<ModelInfo>;
 
     /// Why a run could not start with this model as things are; `None` when its files are here.
-    fn missing(&self, decl: &ModelDecl) -> Option<String>;
+    fn missing(&self, decl: &ModelDecl) -> Option<Diagnostic>;
 }
 
 /// Knows of a model only what its declaration says, and the content of local files.
@@ -51,11 +51,8 @@ impl ModelCatalog for DeclaredOnly {
         })
     }
 
-    fn missing(&self, decl: &ModelDecl) -> Option<String> {
-        match &decl.source {
-            ModelSource::Path(path) if !path.exists() => Some(format!("{} is not there", path.value.display())),
-            _ => None,
-        }
+    fn missing(&self, _: &ModelDecl) -> Option<Diagnostic> {
+        None
     }
 }
 
@@ -70,51 +67,13 @@ pub(super) fn describe(graph: &Graph, env: &PlanEnv, diagnostics: &mut Diagnosti
     declared.filter_map(|(name, decl)| Some((name.clone(), env.catalog.describe(decl, env, diagnostics)?))).collect()
 }
 
-/// Whether every model and teacher that a node names is declared and could be described.
-pub(super) fn all_known(
-    decl: &NodeDecl,
-    pipeline: &Pipeline,
-    known: &IndexMap<String, ModelInfo>,
-    found: &mut Diagnostics,
-) -> bool {
-    let mut sound = true;
-    for name in named(&decl.fields, decl.op.fields, is_model) {
-        if !pipeline.models.contains_key(&name.value) {
-            found.push(undeclared("model", &name, pipeline.models.keys()));
-        }
-        sound &= known.contains_key(&name.value);
-    }
-    for name in named(&decl.fields, decl.op.fields, is_teacher) {
-        if !pipeline.teachers.contains_key(&name.value) {
-            found.push(undeclared("teacher", &name, pipeline.teachers.keys()));
-            sound = false;
-        }
-    }
-    sound
-}
-
-fn undeclared<'a>(
-    kind: &'static str,
-    name: &Spanned<String>,
-    declared: impl Iterator<Item = &'a String>,
-) -> Diagnostic {
-    let names: Vec<&str> = declared.map(String::as_str).collect();
-    let code = if kind == "model" { "unknown-model" } else { "unknown-teacher" };
-    let d = Diagnostic::error(code, format!("there is no {kind} `{}`", name.value))
-        .at(name.span, format!("not the name of a declared {kind}"));
-    match did_you_mean(&name.value, names.iter().copied()) {
-        Some(near) => d.help(format!("did you mean `{near}`?")),
-        None if names.is_empty() => d.help(format!("declare it: `{kind} \"{}\" ...`", name.value)),
-        None => d.help(format!("declared are {}", list(&names))),
-    }
+/// Whether every model that a node names could be described.
+pub(super) fn all_known(decl: &NodeDecl, known: &IndexMap<String, ModelInfo>) -> bool {
+    named(&decl.fields, decl.op.fields, is_model).iter().all(|name| known.contains_key(&name.value))
 }
 
 fn is_model(kind: &FieldKind) -> bool {
     matches!(kind, FieldKind::Model)
-}
-
-fn is_teacher(kind: &FieldKind) -> bool {
-    matches!(kind, FieldKind::Teacher)
 }
 
 /// The names in fields of some kind, also inside lists, maps and records.

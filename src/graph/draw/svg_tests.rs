@@ -1,6 +1,6 @@
 use super::svg::write;
 use super::{Kind, Link, Node, Picture};
-use resvg::{tiny_skia, usvg};
+use resvg::usvg;
 
 fn node(name: &str, op: &'static str, kind: Kind, sweep: &str) -> Node {
     Node { name: name.into(), op, kind, sweep: sweep.into(), stacked: sweep.contains('×'), doc: None }
@@ -53,13 +53,52 @@ fn options() -> usvg::Options<'static> {
     options
 }
 
+/// Text and box of each group, as a renderer sees them: (text, box), left and right edges.
+fn texts_in_boxes(group: &usvg::Group, found: &mut Vec<(f32, f32, f32, f32)>) {
+    let (mut boxes, mut texts) = (Vec::new(), Vec::new());
+    for child in group.children() {
+        match child {
+            usvg::Node::Group(inner) => texts_in_boxes(inner, found),
+            usvg::Node::Path(path) => boxes.push(path.abs_bounding_box()),
+            usvg::Node::Text(text) => texts.push(text.abs_bounding_box()),
+            usvg::Node::Image(_) => {}
+        }
+    }
+    // The last box of a stack is the one that is written on.
+    if let (Some(front), false) = (boxes.last(), texts.is_empty()) {
+        found.extend(texts.iter().map(|t| (t.left(), t.right(), front.left(), front.right())));
+    }
+}
+
 #[test]
-fn png() {
-    let svg = write(&figure());
-    let tree = usvg::Tree::from_str(&svg, &options()).unwrap();
-    let size = tree.size().to_int_size();
-    let mut pixmap = tiny_skia::Pixmap::new(size.width() * 2, size.height() * 2).unwrap();
-    resvg::render(&tree, tiny_skia::Transform::from_scale(2.0, 2.0), &mut pixmap.as_mut());
-    std::fs::write("/tmp/fig.svg", &svg).unwrap();
-    pixmap.save_png("/tmp/fig.png").unwrap();
+fn text_stays_inside_its_box() {
+    let mut picture = figure();
+    // The legend's text stands beside its boxes: only groups with a stroke-wide frame count.
+    picture.boxes.retain(|b| !b.name.is_empty());
+    let tree = usvg::Tree::from_str(&write(&picture), &options()).expect("well-formed");
+    let mut found = Vec::new();
+    texts_in_boxes(tree.root(), &mut found);
+    found.retain(|(_, _, left, right)| right - left > 90.0);
+    assert!(found.len() >= 2 * picture.boxes.len());
+    for (text_left, text_right, left, right) in found {
+        assert!(text_left >= left + 4.0 && text_right <= right - 4.0, "{text_left}..{text_right} in {left}..{right}");
+    }
+}
+
+#[test]
+fn whatever_is_in_the_names_the_picture_is_well_formed() {
+    let mut picture = figure();
+    picture.title = "<a> & \"b\" \u{1}\u{7f} 漢字".into();
+    picture.doc = "]]> <!-- --".into();
+    picture.boxes[0].name = "<rows> & 'more'".into();
+    picture.boxes[1].doc = Some("a\nb <c>".into());
+    let svg = write(&picture);
+    usvg::Tree::from_str(&svg, &options()).expect("well-formed");
+    assert!(svg.contains("&lt;rows&gt; &amp; 'more'"));
+}
+
+#[test]
+fn an_empty_picture_has_a_title() {
+    let picture = Picture { title: "empty".into(), doc: String::new(), boxes: Vec::new(), links: Vec::new() };
+    usvg::Tree::from_str(&write(&picture), &options()).expect("well-formed");
 }

@@ -1,0 +1,73 @@
+//! What subcommands that read a pipeline share: the file and its parameters, compiling, messages.
+
+use crate::diag::{self, Diagnostics, Sources};
+use crate::graph::{self, Graph};
+use crate::plan::{self, FileDigests, Plan, PlanEnv};
+use crate::{config, fetch};
+use std::io::IsTerminal;
+use std::path::{Path, PathBuf};
+
+/// A pipeline file and the parameters that the command line sets.
+#[derive(Debug, Clone, clap::Args)]
+pub struct PipelineArgs {
+    /// The pipeline file
+    #[arg(value_name = "FILE", value_hint = clap::ValueHint::FilePath)]
+    pub file: PathBuf,
+    /// Set a parameter, such as `-P limit=5`; the items of a list are separated by commas
+    #[arg(short = 'P', value_name = "NAME=VALUE", value_parser = parse_override)]
+    pub param: Vec<(String, String)>,
+}
+
+fn parse_override(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((name, value)) if !name.is_empty() => Ok((name.to_string(), value.to_string())),
+        _ => Err(format!("`{text}` is not NAME=VALUE")),
+    }
+}
+
+/// Compiles pipelines and keeps what there is to say about them.
+#[derive(Default)]
+pub struct Compiler {
+    pub sources: Sources,
+    pub diagnostics: Diagnostics,
+}
+
+impl Compiler {
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// A planner's environment: models and data sets by the manifests known here, file digests remembered in `store`
+    /// when there is one.
+    pub fn env(&mut self, store: Option<&Path>) -> PlanEnv {
+        let mut env = PlanEnv::new(fetch::open(&mut self.sources, &mut self.diagnostics));
+        if let Some(store) = store {
+            env.digests = FileDigests::kept_in(store);
+        }
+        env
+    }
+
+    /// The graph, as far as it can be made out. Look at `diagnostics` before trusting it.
+    pub fn graph(&mut self, args: &PipelineArgs) -> Option<Graph> {
+        let pipeline = config::load(&args.file, &args.param, &mut self.sources, &mut self.diagnostics)?;
+        graph::build(pipeline, &mut self.diagnostics)
+    }
+
+    /// The plan; `None` when there is an error.
+    pub fn plan(&mut self, args: &PipelineArgs, env: &PlanEnv) -> Option<Plan> {
+        plan::compile(&args.file, &args.param, env, &mut self.sources, &mut self.diagnostics)
+    }
+
+    /// Prints all messages and their number to standard error.
+    pub fn report(&self) {
+        if !self.diagnostics.is_empty() {
+            eprint!("{}", diag::render(&self.diagnostics, &self.sources, colour()));
+            eprintln!("{}", diag::summary(&self.diagnostics));
+        }
+    }
+}
+
+/// Whether standard error shows colours.
+pub fn colour() -> bool {
+    std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty())
+}
