@@ -6,6 +6,7 @@ use crate::plan::{self, FileDigests, Plan, PlanEnv};
 use crate::{config, fetch};
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// A pipeline file and the parameters that the command line sets.
 #[derive(Debug, Clone, clap::Args)]
@@ -40,7 +41,7 @@ impl Compiler {
     /// A planner's environment: models and data sets by the manifests known here, file digests remembered in `store`
     /// when there is one.
     pub fn env(&mut self, store: Option<&Path>) -> PlanEnv {
-        let mut env = PlanEnv::new(fetch::open(&mut self.sources, &mut self.diagnostics));
+        let mut env = PlanEnv::new(Arc::new(fetch::open(&mut self.sources, &mut self.diagnostics)));
         if let Some(store) = store {
             env.digests = FileDigests::kept_in(store);
         }

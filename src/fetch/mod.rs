@@ -8,7 +8,6 @@
 mod cache;
 mod catalog;
 mod decode;
-mod describe;
 mod env;
 mod error;
 mod fetcher;

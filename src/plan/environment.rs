@@ -26,7 +26,13 @@ pub(super) fn check(
             );
         }
     }
-    for model in models.values() {
-        diagnostics.0.extend(env.catalog.missing(&model.decl));
+    for (name, model) in models {
+        if let Some(why) = env.catalog.missing(&model.decl) {
+            diagnostics.push(
+                Diagnostic::error("model-not-fetched", format!("model `{name}` is not on this machine: {why}"))
+                    .at(model.decl.span, "declared here")
+                    .help("`idiolect fetch` gets it beforehand, and so does `idiolect run`"),
+            );
+        }
     }
 }

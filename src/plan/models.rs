@@ -14,7 +14,7 @@ pub trait ModelCatalog: Send + Sync {
     fn describe(&self, decl: &ModelDecl, env: &PlanEnv, diagnostics: &mut Diagnostics) -> Option<ModelInfo>;
 
     /// Why a run could not start with this model as things are; `None` when its files are here.
-    fn missing(&self, decl: &ModelDecl) -> Option<Diagnostic>;
+    fn missing(&self, decl: &ModelDecl) -> Option<String>;
 }
 
 /// Knows of a model only what its declaration says, and the content of local files.
@@ -51,7 +51,7 @@ impl ModelCatalog for DeclaredOnly {
         })
     }
 
-    fn missing(&self, _: &ModelDecl) -> Option<Diagnostic> {
+    fn missing(&self, _: &ModelDecl) -> Option<String> {
         None
     }
 }
