@@ -17,10 +17,8 @@ pub(super) fn write(picture: &Picture) -> String {
         let tooltip = node.doc.as_deref().map(|d| format!(", tooltip={}", quoted(d))).unwrap_or_default();
         let label = quoted(&lines.join("\n"));
         // Writing to a string cannot fail.
-        let _ = writeln!(
-            out,
-            "    n{i} [label={label}, fillcolor=\"{fill}\", color=\"{stroke}\"{peripheries}{tooltip}];"
-        );
+        let _ =
+            writeln!(out, "    n{i} [label={label}, fillcolor=\"{fill}\", color=\"{stroke}\"{peripheries}{tooltip}];");
     }
     for link in &picture.links {
         let mut attributes = Vec::new();

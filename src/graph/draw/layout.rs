@@ -269,26 +269,19 @@ impl Grid {
     /// Where an item would like to be, and how much: long links want to be straight most.
     fn wanted(&self, item: usize, x: &[f64], above: bool, below: bool) -> (f64, f64) {
         let me = &self.items[item];
-        let neighbours =
-            me.above.iter().filter(|_| above).chain(me.below.iter().filter(|_| below)).map(|&n| {
-                let weight = match (me.dummy, self.items[n].dummy) {
-                    (true, true) => 8.0,
-                    (false, false) => 1.0,
-                    _ => 2.0,
-                };
-                (x[n] * weight, weight)
-            });
+        let neighbours = me.above.iter().filter(|_| above).chain(me.below.iter().filter(|_| below)).map(|&n| {
+            let weight = match (me.dummy, self.items[n].dummy) {
+                (true, true) => 8.0,
+                (false, false) => 1.0,
+                _ => 2.0,
+            };
+            (x[n] * weight, weight)
+        });
         let (sum, weight) = neighbours.fold((0.0, 0.0), |(s, w), (xs, xw)| (s + xs, w + xw));
         if weight > 0.0 { (sum / weight, weight) } else { (x[item], 0.01) }
     }
 
-    fn finish(
-        &self,
-        boxes: &[Sized],
-        routes: &[Route],
-        x: &[f64],
-        gap: impl Fn(&[usize], &[usize]) -> f64,
-    ) -> Layout {
+    fn finish(&self, boxes: &[Sized], routes: &[Route], x: &[f64], gap: impl Fn(&[usize], &[usize]) -> f64) -> Layout {
         let left = self.items.iter().zip(x).map(|(i, x)| x - i.width / 2.0).fold(f64::INFINITY, f64::min);
         let right = self.items.iter().zip(x).map(|(i, x)| x + i.width / 2.0).fold(f64::NEG_INFINITY, f64::max);
         let real: Vec<Vec<usize>> =

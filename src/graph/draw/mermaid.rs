@@ -16,8 +16,7 @@ pub(super) fn write(picture: &Picture) -> String {
     }
     for link in &picture.links {
         let parts: Vec<String> = [link.output.map(str::to_string), link.head()].into_iter().flatten().collect();
-        let label =
-            if parts.is_empty() { String::new() } else { format!("|\"{}\"|", escaped(&parts.join(" → "))) };
+        let label = if parts.is_empty() { String::new() } else { format!("|\"{}\"|", escaped(&parts.join(" → "))) };
         let _ = writeln!(out, "    n{} -->{label} n{}", link.from, link.to);
     }
     for kind in picture.kinds() {

@@ -49,8 +49,7 @@ enum Line {
 pub(super) fn write(picture: &Picture) -> String {
     let mut shapes: Vec<Shape> = picture.boxes.iter().enumerate().map(|(i, b)| shape(picture, i, b)).collect();
     let routes: Vec<Route> = picture.links.iter().map(|l| Route { from: l.from, to: l.to }).collect();
-    let sizes: Vec<Sized> =
-        shapes.iter().map(|s| Sized { width: s.size.width, height: s.size.height }).collect();
+    let sizes: Vec<Sized> = shapes.iter().map(|s| Sized { width: s.size.width, height: s.size.height }).collect();
     let labelled = |slots: &[Slot]| slots.iter().any(|s| s.label.is_some());
     let layout = place(&sizes, &routes, |above, below| {
         let out = above.iter().any(|&b| labelled(&shapes[b].outputs));
@@ -62,10 +61,8 @@ pub(super) fn write(picture: &Picture) -> String {
 }
 
 fn shape<'a>(picture: &Picture, index: usize, node: &'a Node) -> Shape<'a> {
-    let mut lines = vec![
-        (BOLD.fit(&node.name, NAME, WIDEST), Line::Name),
-        (REGULAR.fit(node.op, SMALL, WIDEST), Line::Op),
-    ];
+    let mut lines =
+        vec![(BOLD.fit(&node.name, NAME, WIDEST), Line::Name), (REGULAR.fit(node.op, SMALL, WIDEST), Line::Op)];
     if !node.sweep.is_empty() {
         lines.push((REGULAR.fit(&node.sweep, SMALL, WIDEST), Line::Sweep));
     }
@@ -198,12 +195,7 @@ fn links(out: &mut String, picture: &Picture, shapes: &[Shape], layout: &Layout,
         curve(&mut path, at, arrive);
         let _ = writeln!(out, "<path class=\"link\" d=\"{path}V{}\"/>", number(end.1));
         let (x, tip) = (end.0, end.1 + ARROW);
-        let _ = writeln!(
-            out,
-            "<path class=\"head\" d=\"M{} {}l-4 -8.5h8z\"/>",
-            number(x),
-            number(tip - 0.5)
-        );
+        let _ = writeln!(out, "<path class=\"head\" d=\"M{} {}l-4 -8.5h8z\"/>", number(x), number(tip - 0.5));
     }
 }
 

@@ -25,10 +25,8 @@ fn figure() -> Picture {
         node("higher-perplexity-half-with-a-very-long-name-that-goes-on", "write", Kind::Sink, "3 × set"),
         node("checks", "lint", Kind::Sink, ""),
     ];
-    let all = |from, to, axes: &[&str]| Link {
-        gathered: axes.iter().map(|a| a.to_string()).collect(),
-        ..link(from, to)
-    };
+    let all =
+        |from, to, axes: &[&str]| Link { gathered: axes.iter().map(|a| a.to_string()).collect(), ..link(from, to) };
     let links = vec![
         link(0, 1),
         link(1, 2),
