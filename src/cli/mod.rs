@@ -9,6 +9,7 @@ use std::process::ExitCode;
 mod check;
 mod common;
 mod fetch;
+mod fetch_progress;
 mod fmt;
 mod graph;
 mod op;

@@ -71,7 +71,7 @@ impl Args {
     }
 }
 
-fn parse_override(text: &str) -> Result<(String, String), String> {
+pub(super) fn parse_override(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {
         Some((name, value)) if !name.is_empty() => Ok((name.to_string(), value.to_string())),
         _ => Err(format!("`{text}` is not NAME=VALUE")),

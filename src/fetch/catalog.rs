@@ -123,12 +123,19 @@ impl Catalog {
     }
 }
 
+impl Catalog {
+    /// The error for a name that is neither a data set nor a model.
+    pub fn unknown_name(&self, name: &str) -> FetchError {
+        unknown("data set or model", name, None, self.datasets.keys().chain(self.models.keys()))
+    }
+}
+
 impl DatasetManifest {
     /// The split of that name, or an error that knows what is near.
     pub fn split(&self, name: &str) -> Result<&Split, FetchError> {
         self.splits.get(name).ok_or_else(|| {
-            let what = format!("split of `{}`", self.name.value);
-            unknown(&what, name, None, self.splits.keys())
+            let e = unknown("split", name, None, self.splits.keys());
+            FetchError { message: format!("{} in `{}`", e.message, self.name.value), ..e }
         })
     }
 }

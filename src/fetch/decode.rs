@@ -320,7 +320,10 @@ fn hub(node: &mut Node<'_, '_>) -> Option<Source> {
         fine.then_some(id.value)
     });
     let file = node.required_string("file").and_then(|f| relative_name(node, f));
-    let revision = node.string("revision").map_or_else(|| "main".to_string(), |r| r.value);
+    let revision = match node.string("revision") {
+        Some(revision) => relative_name(node, revision)?.value,
+        None => "main".to_string(),
+    };
     let kind = node.string("repo-type").map(|k| node.choice(&k, RepoKind::NAMES));
     Some(Source::Hub { repo: kind.unwrap_or(Some(RepoKind::Model))?, id: id?, revision, file: file?.value })
 }
@@ -376,7 +379,7 @@ fn relative_name(node: &mut Node<'_, '_>, name: Spanned<String>) -> Option<Spann
     let inside = name.value.split('/').all(|part| !part.is_empty() && part != "." && part != "..");
     let fine = inside && !name.value.contains('\\') && !name.value.contains(':') && !name.value.contains('\0');
     if !fine {
-        let message = format!("a file's name is a plain relative path, found `{}`", name.value);
+        let message = format!("this must be a plain relative path, found `{}`", name.value);
         node.error(message, name.span, "here", None);
     }
     fine.then_some(name)

@@ -4,9 +4,9 @@ use super::cache::{self, beside};
 use super::env::Retry;
 use super::error::{FetchError, Kind};
 use super::progress::{Event, Progress};
-use reqwest::StatusCode;
 use reqwest::blocking::{Client, Response};
 use reqwest::header::{ACCEPT_ENCODING, CONTENT_RANGE, CONTENT_TYPE, ETAG, HeaderMap, IF_RANGE, RANGE, RETRY_AFTER};
+use reqwest::{Method, StatusCode};
 use serde::{Deserialize, Serialize};
 use std::fs::{self, File};
 use std::io::{Read, Write};
@@ -51,15 +51,20 @@ struct Failed {
     wait: Option<Duration>,
     /// New bytes came before it failed.
     moved: bool,
+    /// Nobody answered at all: a wrong name or no network is more likely than a passing failure.
+    unanswered: bool,
 }
+
+/// Attempts at a host that has never answered.
+const UNANSWERED: u32 = 3;
 
 impl Failed {
     fn final_(error: FetchError) -> Self {
-        Self { error, passing: false, wait: None, moved: false }
+        Self { error, passing: false, wait: None, moved: false, unanswered: false }
     }
 
     fn passing(error: FetchError) -> Self {
-        Self { error, passing: true, wait: None, moved: false }
+        Self { passing: true, ..Self::final_(error) }
     }
 }
 
@@ -74,24 +79,24 @@ impl Http {
         Self { retry, ..Self::default() }
     }
 
-    /// A request without a body. Passing failures are tried again; a refusal is returned as an error that
-    /// names the server. Redirects are followed if `follow`.
+    /// A question about `file`, without a body. Passing failures are tried again; a refusal is an error that names
+    /// the server. Redirects are followed for GET and returned for HEAD, whose headers are what is asked for.
     pub fn request(
         &self,
-        method: reqwest::Method,
+        method: Method,
         url: &str,
         bearer: Option<&str>,
-        follow: bool,
+        file: &str,
         progress: &dyn Progress,
     ) -> Result<Response, FetchError> {
-        self.with_retries(url, progress, || {
-            let client = if follow { self.following()? } else { self.still()? };
+        self.with_retries(file, progress, || {
+            let client = if method == Method::HEAD { self.still()? } else { self.following()? };
             // Sizes are compared with what the server says, so nothing may be packed on the way.
             let mut request = client.request(method.clone(), url).header(ACCEPT_ENCODING, "identity");
             if let Some(token) = bearer {
                 request = request.bearer_auth(token);
             }
-            let response = request.send().map_err(|e| Failed::passing(network(url, &e)))?;
+            let response = request.send().map_err(|e| unreachable(url, &e))?;
             if response.status().is_success() || response.status().is_redirection() {
                 return Ok(response);
             }
@@ -141,7 +146,8 @@ impl Http {
             if !failed.passing {
                 return Err(failed.error);
             }
-            if failures >= self.retry.attempts {
+            let limit = if failed.unanswered { self.retry.attempts.min(UNANSWERED) } else { self.retry.attempts };
+            if failures >= limit {
                 let mut error = failed.error;
                 error.message = format!("{} (tried {failures} times)", error.message);
                 return Err(error);
@@ -166,7 +172,7 @@ impl Http {
                 request = request.header(IF_RANGE, etag);
             }
         }
-        let response = request.send().map_err(|e| Failed::passing(network(what.url, &e)))?;
+        let response = request.send().map_err(|e| unreachable(what.url, &e))?;
         let host = host_of(response.url());
         let status = response.status();
         if status == StatusCode::RANGE_NOT_SATISFIABLE && have > 0 {
@@ -397,12 +403,13 @@ fn refused(url: &str, with_token: bool, status: StatusCode, headers: &HeaderMap)
     }
 }
 
-fn network(url: &str, error: &reqwest::Error) -> FetchError {
+fn unreachable(url: &str, error: &reqwest::Error) -> Failed {
     let host = reqwest::Url::parse(url).map_or_else(|_| url.to_string(), |u| host_of(&u));
     let what = if error.is_timeout() { "does not answer" } else { "cannot be reached" };
     // The address is long and stands in the host already.
-    FetchError::new(Kind::Unreachable, format!("{host} {what}: {}", root(error)))
-        .help("check the network, and HTTPS_PROXY and NO_PROXY if a proxy is needed")
+    let e = FetchError::new(Kind::Unreachable, format!("{host} {what}: {}", root(error)))
+        .help("check the network, and HTTPS_PROXY and NO_PROXY if a proxy is needed");
+    Failed { unanswered: error.is_connect(), ..Failed::passing(e) }
 }
 
 fn retry_after(headers: &HeaderMap) -> Option<Duration> {

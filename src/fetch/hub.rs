@@ -53,6 +53,21 @@ pub struct Repo {
     pub revision: String,
 }
 
+impl Repo {
+    /// Refuses what is no `org/name` or no revision: they become parts of addresses and of folders' names.
+    pub fn checked(self) -> Result<Self, FetchError> {
+        let parts: Vec<&str> = self.id.split('/').collect();
+        if parts.len() != 2 || !parts.iter().all(|p| super::decode::is_plain(p)) {
+            return Err(FetchError::new(Kind::Unknown, format!("a hub repository is `org/name`, found `{}`", self.id)));
+        }
+        if !is_inside(&self.revision) {
+            let message = format!("a revision is a branch, a tag or a commit, found `{}`", self.revision);
+            return Err(FetchError::new(Kind::Unknown, message));
+        }
+        Ok(self)
+    }
+}
+
 /// The files of a repository at a commit.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Listing {
@@ -111,7 +126,7 @@ impl Hub<'_> {
             RepoKind::Dataset => "datasets",
         };
         let url = format!("{}/api/{kind}/{}/revision/{}", self.config.endpoint, repo.id, escape(&repo.revision));
-        let response = self.http.request(Method::GET, &url, self.token(), true, progress)?;
+        let response = self.http.request(Method::GET, &url, self.token(), &repo.id, progress)?;
         let text = response.text().map_err(|e| FetchError::new(Kind::Unreachable, format!("{url}: {e}")))?;
         let answer: Answer = serde_json::from_str(&text).map_err(|e| {
             FetchError::new(Kind::WrongContent, format!("{url} did not answer with a repository's files: {e}"))
@@ -137,7 +152,7 @@ impl Hub<'_> {
     ) -> Result<PathBuf, FetchError> {
         self.must_be_online(&format!("{}/{file}", repo.id))?;
         let url = self.resolve_url(at, file);
-        let meta = self.ask(&url, progress)?;
+        let meta = self.ask(&url, file, progress)?;
         let folder = self.folder(repo);
         let pointer = folder.join("snapshots").join(&meta.commit).join(file);
         let blob = folder.join("blobs").join(&meta.etag);
@@ -181,10 +196,10 @@ impl Hub<'_> {
 
     /// Commit, etag and size of a file, from the answer before any redirect to another host: storage hosts
     /// know nothing of commits.
-    fn ask(&self, url: &str, progress: &dyn Progress) -> Result<FileMeta, FetchError> {
+    fn ask(&self, url: &str, file: &str, progress: &dyn Progress) -> Result<FileMeta, FetchError> {
         let mut url = url.to_string();
         for _ in 0..5 {
-            let response = self.http.request(Method::HEAD, &url, self.token(), false, progress)?;
+            let response = self.http.request(Method::HEAD, &url, self.token(), file, progress)?;
             let headers = response.headers();
             let of = |name: &str| header(headers, name);
             let location = of(LOCATION.as_str());

@@ -1,7 +1,7 @@
 //! What a declared model is and where its files lie: from a manifest, the hub or a path.
 
 use super::error::{FetchError, Kind};
-use super::fetcher::{Fetcher, Located, Owner};
+use super::fetcher::{Fetched, Fetcher, Located, Owner};
 use super::hub::{self, Repo};
 use super::manifest::{ModelManifest, RepoKind, WeightsKind};
 use super::probe::{self, Facts};
@@ -128,9 +128,18 @@ impl Fetcher {
         manifest: &ModelManifest,
         progress: &dyn Progress,
     ) -> Result<ModelFiles, FetchError> {
-        let fetched = self.ensure_files(&Owner::model(manifest), &manifest.files, progress)?;
+        let fetched = self.ensure_manifest_files(manifest, progress)?;
         let from = format!("manifest {}", manifest.name.value);
         Ok(arrange(manifest.kind, fetched.into_iter().map(|f| (f.name, f.path)), from))
+    }
+
+    /// [`Self::ensure_manifest_model`], file by file.
+    pub fn ensure_manifest_files(
+        &self,
+        manifest: &ModelManifest,
+        progress: &dyn Progress,
+    ) -> Result<Vec<Fetched>, FetchError> {
+        self.ensure_files(&Owner::model(manifest), &manifest.files, progress)
     }
 
     /// The state of a manifest's files, without network.
@@ -191,7 +200,7 @@ impl Fetcher {
             ModelSource::Manifest(_) => Ok(None),
             ModelSource::Path(path) => path_files(path).map(Some),
             ModelSource::Hub { file, .. } => {
-                let repo = repo_of(&decl.source);
+                let repo = repo_of(&decl.source)?;
                 let Some(snapshot) = repo.as_ref().and_then(|r| self.hub().snapshot(r)) else { return Ok(None) };
                 let from = unfetched_name(&decl.source);
                 let files = match file {
@@ -205,7 +214,7 @@ impl Fetcher {
     }
 
     fn fetch_hub_model(&self, source: &ModelSource, progress: &dyn Progress) -> Result<ModelFiles, FetchError> {
-        let (Some(repo), ModelSource::Hub { file, .. }) = (repo_of(source), source) else {
+        let (Some(repo), ModelSource::Hub { file, .. }) = (repo_of(source)?, source) else {
             return Err(FetchError::new(Kind::Unknown, "only a hub model can be fetched from the hub"));
         };
         self.refresh_hub_model(&repo, file.as_ref().map(|f| f.value.as_str()), progress)
@@ -286,7 +295,7 @@ impl Fetcher {
 
 fn diagnostic(e: FetchError, span: Span) -> Diagnostic {
     let (code, label) = match e.kind {
-        Kind::Unknown => ("unknown-model", "no manifest of this name"),
+        Kind::Unknown => ("unknown-model", "no such model"),
         Kind::NotFound | Kind::Unavailable => ("model-missing", "not on this machine"),
         _ => ("model-unreadable", "this model"),
     };
@@ -305,15 +314,10 @@ fn source_span(source: &ModelSource) -> Span {
     }
 }
 
-fn repo_of(source: &ModelSource) -> Option<Repo> {
-    match source {
-        ModelSource::Hub { repo, revision, .. } => Some(Repo {
-            kind: RepoKind::Model,
-            id: repo.value.clone(),
-            revision: revision.as_ref().map_or_else(|| "main".into(), |r| r.value.clone()),
-        }),
-        _ => None,
-    }
+fn repo_of(source: &ModelSource) -> Result<Option<Repo>, FetchError> {
+    let ModelSource::Hub { repo, revision, .. } = source else { return Ok(None) };
+    let revision = revision.as_ref().map_or_else(|| "main".into(), |r| r.value.clone());
+    Repo { kind: RepoKind::Model, id: repo.value.clone(), revision }.checked().map(Some)
 }
 
 /// What a model is called before its content is known.
