@@ -212,15 +212,15 @@ fn literal_secrets(reader: &NodeReader<'_>) -> Vec<Span> {
 
 fn literal_secret(span: Span) -> Diagnostic {
     Diagnostic::error("literal-secret", "a key must not stand in a pipeline file")
-        .at(span, "not the name of an environment variable (masked)")
+        .at(span, "a literal key (masked here)")
         .help("write `api-key env=\"OPENAI_API_KEY\"` and set that variable where the pipeline runs")
         .help("if the file was shared, replace the key at its provider")
 }
 
 fn is_variable(name: &str) -> bool {
     let mut characters = name.chars();
-    characters.next().is_some_and(|c| c.is_ascii_uppercase() || c == '_')
-        && characters.all(|c| c.is_ascii_uppercase() || c.is_ascii_digit() || c == '_')
+    characters.next().is_some_and(|c| c.is_ascii_alphabetic() || c == '_')
+        && characters.all(|c| c.is_ascii_alphanumeric() || c == '_')
 }
 
 #[cfg(test)]

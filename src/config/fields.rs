@@ -324,11 +324,12 @@ impl Decoder<'_, '_> {
         span: Span,
     ) -> Result<Spanned<Value>, Reported> {
         let message = format!("`{name}` of {} cannot be `{found}`", self.owner);
-        let error = Diagnostic::error("unknown-choice", message).at(span, format!("expected {}", one_of(choices)));
-        self.diagnostics.push(match did_you_mean(found, choices.iter().copied()) {
+        let error = Diagnostic::error("unknown-choice", message).at(span, "none of the choices");
+        let error = match did_you_mean(found, choices.iter().copied()) {
             Some(near) => error.help(format!("did you mean `{near}`?")),
-            None => error.help(format!("choose one of {}", list(choices))),
-        });
+            None => error,
+        };
+        self.diagnostics.push(error.help(format!("expected {}", one_of(choices))));
         Err(Reported)
     }
 

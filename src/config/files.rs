@@ -88,8 +88,10 @@ impl<'a> Loader<'a> {
         String::from_utf8(bytes).map_err(|e| {
             let valid = e.utf8_error().valid_up_to();
             let line = e.as_bytes()[..valid].iter().filter(|b| **b == b'\n').count() + 1;
-            let message =
-                format!("`{}` is not UTF-8 text: line {line}, byte {valid} is the first that is not", path.display());
+            let message = format!(
+                "`{}` is not UTF-8 text, beginning with the byte at offset {valid} in line {line}",
+                path.display()
+            );
             Diagnostic::error("not-utf8", message).help("save the file as UTF-8")
         })
     }

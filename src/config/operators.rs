@@ -47,40 +47,21 @@ pub(super) fn instances(
     diagnostics: &mut Diagnostics,
 ) -> Option<Vec<NodeDecl>> {
     let node = declaration.reader.node();
-    let plain = world.scope();
+    let scope = world.scope();
     let owner = format!("`{}`", op.name);
-    let mut common_reader = named_reader(node);
-    let common = Decoder { scope: &plain, diagnostics, owner }.fields(COMMON, &mut common_reader, head_span(node))?;
-    let sweep = sweep(&common, world, diagnostics)?;
-    let Some(Sweep { matrix, axes }) = sweep else {
-        return Some(vec![instance(
-            op,
-            node,
-            &declaration.name,
-            NodeName::plain(&declaration.name.value),
-            &common,
-            &plain,
-            diagnostics,
-        )?]);
-    };
-    let names = matrix.axis_names();
-    let hidden: Vec<&str> = (0..names.len()).filter(|a| !axes.contains(a)).map(|a| names[a]).collect();
-    let mut messages = InstanceMessages::default();
-    let mut decoded: Vec<Option<NodeDecl>> = Vec::new();
-    for cell in matrix.projections(&axes) {
-        let scope = Scope {
-            matrix: Some(&matrix.name),
-            bindings: matrix.bindings(cell, &axes),
-            hidden: hidden.clone(),
-            ..world.scope()
-        };
-        let name = NodeName { base: declaration.name.value.clone(), bindings: matrix.instance(cell, &axes) };
-        let mut own = Diagnostics::new();
-        decoded.push(instance(op, node, &declaration.name, name.clone(), &common, &scope, &mut own));
-        messages.add(&name, own);
+    let mut decoder = Decoder { scope: &scope, diagnostics, owner };
+    let common = decoder.fields(COMMON, &mut named_reader(node), head_span(node));
+    let sweep = common.as_ref().and_then(|c| sweep(c, world, diagnostics));
+    let written = WrittenNode { op, node, name: &declaration.name, common: common.as_ref() };
+    match sweep {
+        Some(Some(sweep)) => written.swept(&sweep, world, diagnostics),
+        Some(None) => written.instance(written.plain_name(), &scope, diagnostics).map(|one| vec![one]),
+        None => {
+            // Which axes the node has is not known: names that seem unknown are not reported, other errors are.
+            written.instance(written.plain_name(), &Scope { incomplete: true, ..scope }, diagnostics);
+            None
+        }
     }
-    diagnostics.extend(messages.finish(decoded.len()));
-    decoded.into_iter().collect()
 }
 
 /// A reader past the node's name.
@@ -158,42 +139,64 @@ fn axes(matrix: &Matrix, over: &[Spanned<String>], diagnostics: &mut Diagnostics
     ok.then_some(axes)
 }
 
-/// One instance of a node.
-fn instance(
+/// An operator node as it is written.
+struct WrittenNode<'a> {
     op: &'static OpSpec,
-    node: &Node,
-    written_name: &Spanned<String>,
-    name: NodeName,
-    common: &Fields,
-    scope: &Scope<'_>,
-    diagnostics: &mut Diagnostics,
-) -> Option<NodeDecl> {
-    let owner = format!("`{}`", op.name);
-    let head = head_span(node);
-    let mut reader = named_reader(node);
-    for field in COMMON {
-        // Decoded already, once for all instances.
-        reader.claim(field.name);
+    node: &'a Node,
+    name: &'a Spanned<String>,
+    /// What every operator node has; `None` after an error.
+    common: Option<&'a Fields>,
+}
+
+impl WrittenNode<'_> {
+    fn plain_name(&self) -> NodeName {
+        NodeName::plain(&self.name.value)
     }
-    let inputs = inputs(op, &mut reader, head, scope, diagnostics);
-    let mut decoder = Decoder { scope, diagnostics, owner: owner.clone() };
-    let fields = decoder.fields(op.fields, &mut reader, head);
-    let doc = decoder.fields(DOC, &mut reader, head);
-    let finished = reader.finish(&owner, diagnostics);
-    if !finished {
-        return None;
+
+    /// An instance for each combination of the sweep's axes.
+    fn swept(&self, sweep: &Sweep<'_>, world: &World<'_>, diagnostics: &mut Diagnostics) -> Option<Vec<NodeDecl>> {
+        let Sweep { matrix, axes } = sweep;
+        let names = matrix.axis_names();
+        let hidden: Vec<&str> = (0..names.len()).filter(|a| !axes.contains(a)).map(|a| names[a]).collect();
+        let mut messages = InstanceMessages::default();
+        let mut decoded: Vec<Option<NodeDecl>> = Vec::new();
+        for cell in matrix.projections(axes) {
+            let bindings = matrix.bindings(cell, axes);
+            let scope = Scope { matrix: Some(&matrix.name), bindings, hidden: hidden.clone(), ..world.scope() };
+            let name = NodeName { bindings: matrix.instance(cell, axes), ..self.plain_name() };
+            let mut own = Diagnostics::new();
+            decoded.push(self.instance(name.clone(), &scope, &mut own));
+            messages.add(&name, own);
+        }
+        diagnostics.extend(messages.finish(decoded.len()));
+        decoded.into_iter().collect()
     }
-    Some(NodeDecl {
-        name,
-        op,
-        fields: fields?,
-        inputs: inputs?,
-        tolerance: common.opt_float("tolerance").map(|t| t.value),
-        unused_ok: common.get("unused").is_some(),
-        doc: doc?.opt_str("doc").map(|d| d.value),
-        name_span: written_name.span,
-        span: head,
-    })
+
+    fn instance(&self, name: NodeName, scope: &Scope<'_>, diagnostics: &mut Diagnostics) -> Option<NodeDecl> {
+        let (op, owner, head) = (self.op, format!("`{}`", self.op.name), head_span(self.node));
+        let mut reader = named_reader(self.node);
+        let inputs = inputs(op, &mut reader, head, scope, diagnostics);
+        let mut decoder = Decoder { scope, diagnostics, owner: owner.clone() };
+        let fields = decoder.fields(op.fields, &mut reader, head);
+        let doc = decoder.fields(DOC, &mut reader, head);
+        for field in COMMON {
+            // Decoded already, once for all instances.
+            reader.claim(field.name);
+        }
+        let finished = reader.finish(&owner, diagnostics);
+        let common = self.common.filter(|_| finished)?;
+        Some(NodeDecl {
+            name,
+            op,
+            fields: fields?,
+            inputs: inputs?,
+            tolerance: common.opt_float("tolerance").map(|t| t.value),
+            unused_ok: common.get("unused").is_some(),
+            doc: doc?.opt_str("doc").map(|d| d.value),
+            name_span: self.name.span,
+            span: head,
+        })
+    }
 }
 
 /// The references of every port. `None` after an error.

@@ -233,13 +233,17 @@ pub(super) fn check_overrides(
     }
 }
 
+fn article(word: &str) -> &'static str {
+    if word.starts_with(['a', 'e', 'i', 'o', 'u']) { "an" } else { "a" }
+}
+
 /// Whether a name can be declared; reports it if not.
 pub(super) fn check_name(what: &str, name: &Spanned<String>, diagnostics: &mut Diagnostics) -> bool {
     if is_name(&name.value) {
         return true;
     }
     diagnostics.push(
-        Diagnostic::error("bad-name", format!("`{}` cannot name a {what}", name.value))
+        Diagnostic::error("bad-name", format!("`{}` cannot be the name of {} {what}", name.value, article(what)))
             .at(name.span, "not a name")
             .help("names are made of letters, digits, `-` and `_`"),
     );

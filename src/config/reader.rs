@@ -26,13 +26,15 @@ impl Written<'_> {
 pub struct NodeReader<'n> {
     node: &'n Node,
     arguments: usize,
+    /// The block was claimed as a whole.
+    block: bool,
     /// Claimed names of properties and children; also what the node may have, for suggestions.
     known: Vec<&'n str>,
 }
 
 impl<'n> NodeReader<'n> {
     pub fn new(node: &'n Node) -> Self {
-        Self { node, arguments: 0, known: Vec::new() }
+        Self { node, arguments: 0, block: false, known: Vec::new() }
     }
 
     pub fn node(&self) -> &'n Node {
@@ -82,6 +84,7 @@ impl<'n> NodeReader<'n> {
     /// Claims every child and property whatever its name, for nodes whose names are the user's.
     pub fn all_children(&mut self) -> &'n [Node] {
         let children = self.node.child_nodes();
+        self.block = true;
         self.known.extend(children.iter().map(|c| c.name.value.as_str()));
         children
     }
@@ -117,7 +120,7 @@ impl<'n> NodeReader<'n> {
         for child in self.node.child_nodes().iter().filter(|c| !self.known.contains(&c.name.value.as_str())) {
             diagnostics.push(self.unknown("unknown-child", "child node", owner, &child.name.value, child.name.span));
         }
-        if let (Some(block), true) = (&self.node.children, self.known.is_empty()) {
+        if let (Some(block), true) = (&self.node.children, self.known.is_empty() && !self.block) {
             if block.nodes.is_empty() {
                 let message = format!("{owner} takes no block");
                 diagnostics.push(Diagnostic::error("unexpected-block", message).at(block.span, "delete this block"));

@@ -127,7 +127,10 @@ fn wrap(text: &str, indent: usize) -> String {
         return text.to_string();
     }
     let width = WIDTH.saturating_sub(indent).max(WIDTH / 2);
-    let options = textwrap::Options::new(width).break_words(false).word_splitter(textwrap::WordSplitter::NoHyphenation);
+    let options = textwrap::Options::new(width)
+        .break_words(false)
+        .word_splitter(textwrap::WordSplitter::NoHyphenation)
+        .word_separator(textwrap::WordSeparator::AsciiSpace);
     textwrap::wrap(text, options).join("\n")
 }
 

@@ -308,7 +308,7 @@ impl<'a> Lexer<'a> {
     }
 
     /// The rest of a multi-line string whose opening quotes were just read.
-    fn many_lines(&mut self, start: usize, close: &str, escapes: bool, kind: TokenKind) -> TokenKind {
+    fn many_lines(&mut self, start: usize, close: &str, escapes: bool, mut kind: TokenKind) -> TokenKind {
         let opened = start..self.at;
         if !self.skip_newline() {
             self.error(
@@ -318,6 +318,7 @@ impl<'a> Lexer<'a> {
                 "the text starts on the next line",
                 "put the text and the closing `\"\"\"` on lines of their own; an empty string is `\"\"`",
             );
+            kind = TokenKind::Bad;
         }
         while self.at < self.text.len() {
             let rest = self.rest();

@@ -395,16 +395,24 @@ impl Parser<'_> {
                 self.skip_space();
                 name
             }
-            close => {
-                let closed = close.filter(|c| c.kind == TokenKind::CloseParen);
-                let range = open.start..closed.map_or(open.end, |c| c.end);
-                self.at += usize::from(closed.is_some());
+            _ => {
+                let closed = self.close_on_line();
+                let range = open.start..closed.map_or(open.end, |i| self.tokens[i].end);
+                self.at = closed.map_or(self.at, |i| i + 1);
                 let help = "a type annotation is one word in parentheses; other parentheses stand inside quotes";
                 self.error("syntax", "this is no type annotation", range, "expected `(name)`", help);
                 self.skip_space();
                 None
             }
         }
+    }
+
+    /// The next `)` on this line, before any block.
+    fn close_on_line(&self) -> Option<usize> {
+        use TokenKind::{CloseBrace, CloseParen, Newline, OpenBrace};
+        let found = (self.at..self.tokens.len())
+            .find(|i| matches!(self.tokens[*i].kind, CloseParen | Newline | OpenBrace | CloseBrace))?;
+        (self.tokens[found].kind == CloseParen).then_some(found)
     }
 
     /// A string token's value and, where it is written without escapes, the place of its characters.
@@ -444,8 +452,7 @@ impl Parser<'_> {
         };
         if !is_string {
             let entry = self.value(first.start);
-            self.no_equals_after(first);
-            return entry;
+            return if self.is_no_key(first) { None } else { entry };
         }
         if !self.equals_follows() {
             return self.value(first.start);
@@ -478,13 +485,15 @@ impl Parser<'_> {
     }
 
     /// Reports `5=x`, where what stands before `=` cannot be a key.
-    fn no_equals_after(&mut self, key: Token) {
-        if self.peek() == Some(TokenKind::Equals) && key.kind != TokenKind::Equals {
+    fn is_no_key(&mut self, key: Token) -> bool {
+        let found = self.peek() == Some(TokenKind::Equals) && key.kind != TokenKind::Equals;
+        if found {
             let range = key.start..self.tokens[self.at].end;
             self.at += 1;
             let help = "a property's name is a word or a quoted string, and a type annotation stands before the value";
             self.error("syntax", "this cannot be the name of a property", range, "expected `name=value`", help);
         }
+        found
     }
 
     /// A value with its annotation; the entry starts at `start`.
