@@ -41,7 +41,9 @@ impl Compiler {
     /// A planner's environment: models and data sets by the manifests known here, file digests remembered in `store`
     /// when there is one.
     pub fn env(&mut self, store: Option<&Path>) -> PlanEnv {
-        let mut env = PlanEnv::new(Arc::new(fetch::open(&mut self.sources, &mut self.diagnostics)));
+        let fetcher = Arc::new(fetch::open(&mut self.sources, &mut self.diagnostics));
+        let mut env = PlanEnv::new(fetcher.clone());
+        env.datasets = Some(fetcher);
         if let Some(store) = store {
             env.digests = FileDigests::kept_in(store);
         }

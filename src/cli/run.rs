@@ -121,6 +121,7 @@ fn compile(args: &Args) -> Option<Plan> {
     let (mut sources, mut found) = (Sources::new(), Diagnostics::new());
     let mut env = PlanEnv::new(DeclaredOnly);
     env.digests = FileDigests::kept_in(&args.store.path);
+    env.datasets = Some(Arc::new(crate::fetch::open(&mut sources, &mut found)));
     let pipeline = crate::config::load(&args.file, &args.param, &mut sources, &mut found);
     let graph = pipeline.and_then(|p| crate::graph::build(p, &mut found));
     let plan = graph.and_then(|g| crate::plan::build(g, &env, &mut found));

@@ -29,9 +29,11 @@ mod write;
 
 use crate::diag::{Diagnostic, Diagnostics, Span};
 use crate::exec::{NodeCx, RunError};
+use crate::fetch::Fetcher;
 use crate::plan::{Estimate, InputInfo, ModelInfo, NodeName};
 use arrow::datatypes::{DataType, SchemaRef};
 use std::path::PathBuf;
+use std::sync::Arc;
 
 pub use spec::{Arity, Default, FROM, FieldKind, FieldSpec, Fields, InputSpec, OUT, OpSpec, OutputSpec, Value};
 
@@ -126,6 +128,8 @@ pub struct ResolveCx<'a> {
     pub diagnostics: &'a mut Diagnostics,
     /// Looks a declared model up; `None` when there is none (already reported).
     pub models: &'a dyn Fn(&str) -> Option<&'a ModelInfo>,
+    /// The manifests of data sets, and the means to find their files; `None` where none are known.
+    pub datasets: Option<&'a Arc<Fetcher>>,
     /// Look at files of the user's machine (`load` reads schemas). Off in pure checks of examples, where
     /// a missing file is no error as long as the schema is declared.
     pub look_at_files: bool,

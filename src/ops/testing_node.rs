@@ -5,6 +5,7 @@ use super::{Arity, Fields, Operator, ResolveCx, Resolved};
 use crate::config::RunOptions;
 use crate::diag::{Diagnostics, SourceId, Span};
 use crate::exec::{Rejected, RunError};
+use crate::fetch::Fetcher;
 use crate::plan::{Estimate, InputInfo, NodeName};
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
@@ -73,6 +74,16 @@ impl Node {
     }
 
     pub fn with(kdl: &str, inputs: &[Given], look_at_files: bool) -> Result<Self, String> {
+        Self::knowing(kdl, inputs, look_at_files, None)
+    }
+
+    /// With data sets that `load` can name.
+    pub fn knowing(
+        kdl: &str,
+        inputs: &[Given],
+        look_at_files: bool,
+        datasets: Option<&Arc<Fetcher>>,
+    ) -> Result<Self, String> {
         let name = kdl.split_whitespace().next().expect("an operator");
         let op = super::find(name).expect("a registered operator");
         let fields: Fields = crate::config::decode_fields(op, kdl)?;
@@ -102,6 +113,7 @@ impl Node {
             inputs: &infos,
             diagnostics: &mut diagnostics,
             models: &|_| None,
+            datasets,
             look_at_files,
         });
         match resolved {

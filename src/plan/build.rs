@@ -132,6 +132,7 @@ impl Planner<'_, '_> {
             inputs: infos,
             diagnostics: found,
             models: &lookup,
+            datasets: self.env.datasets.as_ref(),
             look_at_files: self.env.look_at_files,
         })?;
         if resolved.outputs.len() != decl.op.outputs.len() {

@@ -11,12 +11,14 @@ mod status;
 
 use crate::config::{ModelDecl, RunOptions, TeacherDecl};
 use crate::diag::{Diagnostics, Sources, Span};
+use crate::fetch::{Catalog, FetchEnv, Fetcher};
 use crate::ops::{OpSpec, Operator};
 use arrow::datatypes::SchemaRef;
 use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 pub use build::build;
 pub use digest::FileDigests;
@@ -28,6 +30,8 @@ pub use status::{State, Status, StoreView, statuses};
 pub struct PlanEnv {
     /// Knows models that are not loaded yet.
     pub catalog: Box<dyn ModelCatalog>,
+    /// The manifests of data sets, and the means to find their files. Without them, `load` knows no data set.
+    pub datasets: Option<Arc<Fetcher>>,
     /// Content digests of the files that nodes read.
     pub digests: FileDigests,
     /// Whether operators may look at files of the user's machine (`load` reads schemas).
@@ -41,15 +45,18 @@ impl PlanEnv {
     pub fn new(catalog: impl ModelCatalog + 'static) -> Self {
         Self {
             catalog: Box::new(catalog),
+            datasets: None,
             digests: FileDigests::in_memory(),
             look_at_files: true,
             check_environment: false,
         }
     }
 
-    /// Looks at no file at all: for checks of examples.
+    /// Looks at no file at all, and knows the built-in data sets: for checks of examples.
     pub fn pure() -> Self {
-        Self { digests: FileDigests::off(), look_at_files: false, ..Self::new(DeclaredOnly) }
+        let catalog = Catalog::built_in(&mut Sources::new(), &mut Diagnostics::new());
+        let datasets = Some(Arc::new(Fetcher::new(catalog, FetchEnv::from_lookup(|_| None))));
+        Self { datasets, digests: FileDigests::off(), look_at_files: false, ..Self::new(DeclaredOnly) }
     }
 }
 

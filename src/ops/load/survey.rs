@@ -210,7 +210,7 @@ fn run_problem(error: RunError) -> Problem {
     }
 }
 
-/// What the pipeline says of a source's columns.
+/// What the pipeline (or a manifest) says of a source's columns.
 #[derive(Debug, Clone, Default)]
 pub struct Wishes {
     /// Ours -> theirs.
@@ -220,6 +220,21 @@ pub struct Wishes {
     pub only_mapped: bool,
     pub id: Option<Spanned<String>>,
     pub id_prefix: Option<Spanned<String>>,
+}
+
+impl Wishes {
+    /// All that shapes rows, without places; `id_prefix` apart.
+    pub fn canonical(&self) -> serde_json::Value {
+        let plain = |map: &IndexMap<String, (Span, Spanned<String>)>| -> Vec<[String; 2]> {
+            map.iter().map(|(k, (_, v))| [k.clone(), v.value.clone()]).collect()
+        };
+        serde_json::json!({
+            "fields": plain(&self.fields),
+            "columns": plain(&self.columns),
+            "only-mapped": self.only_mapped,
+            "id": self.id.as_deref(),
+        })
+    }
 }
 
 /// The columns of the output, from what is wished and, where files can be seen, what there is. All that does

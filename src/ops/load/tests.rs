@@ -1,8 +1,11 @@
+use crate::diag::{Diagnostics, Sources};
 use crate::exec::RunError;
+use crate::fetch::{Catalog, FetchEnv, Fetcher};
 use crate::ops::testing_node::{Node, Ran, lines, refusal, rows_json};
 use proptest::prelude::*;
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 struct Folder(tempfile::TempDir);
 
@@ -301,6 +304,136 @@ fn a_source_that_changes_after_planning_is_refused() {
     assert!(matches!(node.run(10), Err(RunError::Failed { code: "source-changed", .. })));
     std::fs::remove_file(&path).unwrap();
     assert!(matches!(node.run(10), Err(RunError::Failed { code: "file-missing", .. })));
+}
+
+const MANIFEST: &str = r#"
+dataset "toy" {
+    summary "Problems"
+    license "MIT"
+    columns {
+        question "string" doc="q"
+        response "string" doc="r"
+        tags "strings" doc="t"
+    }
+    fields {
+        question "prompt"
+        response "answer"
+        tags "tags"
+    }
+    split "train" rows=2 {
+        file "train.jsonl" {
+            path "train.jsonl"
+        }
+    }
+    split "test" rows=7 {
+        file "test.jsonl" sha256="0000000000000000000000000000000000000000000000000000000000000000" {
+            path "${IDIOLECT_NOT_SET}/test.jsonl"
+        }
+    }
+    split "far" rows=9 {
+        file "far.jsonl" sha256="0000000000000000000000000000000000000000000000000000000000000000" {
+            url "http://127.0.0.1:9/far.jsonl"
+        }
+    }
+}
+"#;
+
+fn toy(folder: &Folder) -> Arc<Fetcher> {
+    folder.file("toy.kdl", MANIFEST);
+    folder.file("train.jsonl", "{\"prompt\":\"a?\",\"answer\":1,\"tags\":[\"x\"],\"more\":0}\n{\"prompt\":\"b?\",\"answer\":2,\"tags\":null,\"more\":0}\n");
+    let mut found = Diagnostics::new();
+    let catalog = Catalog::load(folder.0.path(), &mut Sources::new(), &mut found);
+    assert!(found.is_empty(), "{found:?}");
+    let cache = folder.0.path().join("cache").to_string_lossy().into_owned();
+    Arc::new(Fetcher::new(
+        catalog,
+        FetchEnv::from_lookup(move |name| (name == "IDIOLECT_CACHE").then(|| cache.clone())),
+    ))
+}
+
+#[test]
+fn data_sets_are_read_by_their_manifests() {
+    let folder = Folder::new();
+    let fetcher = toy(&folder);
+    let node =
+        |rest: &str, look| Node::knowing(&format!("load \"x\" dataset=\"toy\" {rest}"), &[], look, Some(&fetcher));
+    let run = |rest: &str| lines(&node(rest, true).unwrap().run(10).unwrap().rows[0]);
+    insta::assert_snapshot!(run("split=\"train\""), @r#"
+    {"id":"toy/train:0","question":"a?","response":"1","tags":["x"]}
+    {"id":"toy/train:1","question":"b?","response":"2","tags":null}
+    "#);
+    insta::assert_snapshot!(run("split=\"train\" id=\"question\" only-mapped=#true { fields { q \"question\" } }"), @r#"
+    {"id":"a?","q":"a?"}
+    {"id":"b?","q":"b?"}
+    "#);
+    insta::assert_snapshot!(run("split=\"train\" id-prefix=\"p\" limit=1 { fields { tags \"response\" }; columns { tags \"int\" } }"), @r#"{"id":"p:0","tags":1,"question":"a?"}"#);
+    assert_eq!(node("split=\"far\"", true).unwrap().resolved.estimate.rows, Some(9));
+    assert_eq!(node("split=\"test\"", false).unwrap().resolved.estimate.rows, Some(7));
+    let skipped = node("split=\"test\" on-missing=\"skip\"", true).unwrap().resolved.skipped.unwrap();
+    assert!(skipped.contains("IDIOLECT_NOT_SET"), "{skipped}");
+    let known = |rest: &str| node(rest, true).err().unwrap().replace(&folder.0.path().display().to_string(), "");
+    insta::assert_snapshot!(known(""), @r#"
+    error [missing-field]: `toy` has 3 splits
+      at: named here
+      help: say which: split="train" or "test" or "far"
+    "#);
+    insta::assert_snapshot!(known("split=\"trian\""), @"
+    error [unknown-dataset]: there is no split of `toy` `trian`
+      at: named here
+      help: did you mean `train`?
+    ");
+    insta::assert_snapshot!(known("split=\"test\""), @"
+    error [file-missing]: cannot fetch `test.jsonl` from path ${IDIOLECT_NOT_SET}/test.jsonl: the environment variable IDIOLECT_NOT_SET is not set
+      at: named here
+      help: set IDIOLECT_NOT_SET to the folder that holds the file
+    ");
+    insta::assert_snapshot!(known("split=\"train\" { fields { question \"prompt\" }; columns { no \"int\" } }"), @"
+    error [field-missing]: the data set has no column `prompt`
+      at: it has `question`, `response` and `tags`
+    ");
+    insta::assert_snapshot!(known("split=\"train\" format=\"csv\""), @"
+    error [conflicting-fields]: `format` has no meaning here: the manifest of the data set says it
+      at: given here
+    ");
+    insta::assert_snapshot!(known("path=\"x.json\""), @"
+    error [conflicting-fields]: `load` takes `path` or `dataset`, not both
+      at: one of the two
+      at: and the other
+    ");
+    insta::assert_snapshot!(refusal("load \"x\" dataset=\"tyo\"", &[]), @"
+    error [unknown-dataset]: no data sets are known here
+      at: cannot be looked up
+    ");
+    insta::assert_snapshot!(refusal("load \"x\"", &[]), @r#"
+    error [missing-field]: `load` needs `path` or `dataset`
+      at: says not what to read
+      help: path="data/rows.jsonl", or dataset="gsm8k" split="train"
+    "#);
+    insta::assert_snapshot!(Node::knowing("load \"x\" dataset=\"tyo\"", &[], true, Some(&fetcher)).err().unwrap(), @"
+    error [unknown-dataset]: there is no data set `tyo`
+      at: named here
+      help: did you mean `toy`?
+    ");
+}
+
+#[test]
+fn fingerprints_know_names_that_name_rows() {
+    let folder = Folder::new();
+    folder.file("a.jsonl", "{\"n\":1}\n");
+    let canonical = |path: &str, rest: &str| {
+        let path = folder.0.path().join(path);
+        let node = Node::new(&format!("load \"x\" path={path:?} {rest}"), &[]).unwrap();
+        assert!(!node.operator.canonical().to_string().contains(&folder.0.path().display().to_string()));
+        (node.operator.canonical(), node.resolved.files.len())
+    };
+    let before = canonical("*.jsonl", "");
+    assert_eq!(before, canonical("a.jsonl", ""));
+    folder.file("b.jsonl", "{\"n\":1}\n");
+    assert_ne!(before, canonical("b.jsonl", ""));
+    assert_eq!(canonical("a.jsonl", "id-prefix=\"p\""), canonical("b.jsonl", "id-prefix=\"p\""));
+    let fetcher = toy(&folder);
+    let far = Node::knowing("load \"x\" dataset=\"toy\" split=\"far\"", &[], true, Some(&fetcher)).unwrap();
+    assert!(far.operator.canonical().to_string().contains("0000000000"), "{}", far.operator.canonical());
 }
 
 proptest! {
