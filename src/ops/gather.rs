@@ -2,6 +2,7 @@
 //! the reader does not share with them, and a row with a `note` for each skipped one.
 
 use super::ResolveCx;
+use super::concat::free_axes;
 use super::rows::{arrow_failed, batches};
 use crate::diag::Diagnostic;
 use crate::exec::{NodeCx, RunError, RunInput};
@@ -14,13 +15,6 @@ use std::sync::Arc;
 /// The column that says why a row stands for something that is not there, or what to know about its numbers.
 pub const NOTE: &str = "note";
 
-/// One input as far as its columns matter.
-struct Part<'a> {
-    producer: &'a NodeName,
-    schema: &'a Schema,
-    skipped: bool,
-}
-
 /// A column that has one type in one input and another in another.
 struct Clash {
     column: String,
@@ -30,11 +24,18 @@ struct Clash {
 
 /// The schema of the gathered inputs of a port. Every column may be null; integers that meet floats become floats.
 pub fn schema(cx: &mut ResolveCx<'_>, port: &str) -> Option<SchemaRef> {
+    let axes = free_axes(cx.inputs.iter().filter(|i| i.port == port).map(|i| &i.producer), cx.node);
+    let columns = columns(cx, port)?;
+    let skipped = cx.port(port).iter().any(|i| i.skipped.is_some());
+    Some(with_extras(&columns, &axes, skipped))
+}
+
+/// The columns of all inputs of a port. A column that an input lacks may be null.
+pub fn columns(cx: &mut ResolveCx<'_>, port: &str) -> Option<SchemaRef> {
     let inputs = cx.port(port);
-    let part = |i: &&crate::plan::InputInfo| i.skipped.is_some();
-    let parts: Vec<Part> =
-        inputs.iter().map(|i| Part { producer: &i.producer, schema: &i.schema, skipped: part(i) }).collect();
-    let clash = match unite(cx.node, &parts) {
+    let schemas: Vec<Option<&Schema>> =
+        inputs.iter().map(|i| i.skipped.is_none().then_some(i.schema.as_ref())).collect();
+    let clash = match unite(&schemas) {
         Ok(schema) => return Some(schema),
         Err(clash) => clash,
     };
@@ -50,55 +51,68 @@ pub fn schema(cx: &mut ResolveCx<'_>, port: &str) -> Option<SchemaRef> {
     None
 }
 
-fn unite(node: &NodeName, parts: &[Part<'_>]) -> Result<SchemaRef, Clash> {
-    let mut fields: Vec<(Field, usize)> = Vec::new();
-    for (at, part) in parts.iter().enumerate().filter(|(_, p)| !p.skipped) {
-        for field in part.schema.fields() {
+/// The union of the columns; `None` stands for an input of which nothing is known.
+fn unite(schemas: &[Option<&Schema>]) -> Result<SchemaRef, Clash> {
+    let mut fields: Vec<(Field, usize, usize)> = Vec::new();
+    let known = || schemas.iter().enumerate().filter_map(|(at, s)| Some((at, (*s)?)));
+    for (at, schema) in known() {
+        for field in schema.fields() {
             let kind = field.data_type();
-            match fields.iter_mut().find(|(f, _)| f.name() == field.name()) {
-                None => fields.push((field.as_ref().clone().with_nullable(true), at)),
-                Some((known, _)) if known.data_type() == kind => {}
-                Some((known, _)) if known.data_type().is_numeric() && kind.is_numeric() => {
-                    known.set_data_type(DataType::Float64);
-                }
-                Some((known, first)) => {
+            let Some((known, first, times)) = fields.iter_mut().find(|(f, ..)| f.name() == field.name()) else {
+                fields.push((field.as_ref().clone(), at, 1));
+                continue;
+            };
+            if known.data_type() != kind {
+                if !known.data_type().is_numeric() || !kind.is_numeric() {
                     let places = [(*first, known.data_type().clone()), (at, kind.clone())];
                     return Err(Clash { column: field.name().clone(), places });
                 }
+                known.set_data_type(DataType::Float64);
             }
+            known.set_nullable(known.is_nullable() || field.is_nullable());
+            *times += 1;
         }
     }
-    let has = |name: &str| fields.iter().any(|(f, _)| f.name() == name);
-    let text = |name: &str| Field::new(name, DataType::Utf8, true);
-    let mut all: Vec<Field> = axes(node, parts).into_iter().filter(|a| !has(a)).map(text).collect();
-    let note = parts.iter().any(|p| p.skipped) && !has(NOTE);
-    all.extend(fields.into_iter().map(|(f, _)| f));
-    all.extend(note.then(|| text(NOTE)));
-    Ok(Arc::new(Schema::new(all)))
+    let inputs = known().count();
+    let field = |(f, _, times): (Field, usize, usize)| if times < inputs { f.with_nullable(true) } else { f };
+    Ok(Arc::new(Schema::new(fields.into_iter().map(field).collect::<Vec<_>>())))
 }
 
-/// The axes of the producers that the reader lacks, in the order of the matrix.
-fn axes<'a>(node: &NodeName, parts: &[Part<'a>]) -> Vec<&'a str> {
-    let mut axes: Vec<&str> = Vec::new();
-    for (axis, _) in parts.iter().flat_map(|p| &p.producer.bindings.0) {
-        if node.bindings.get(axis).is_none() && !axes.contains(&axis.as_str()) {
-            axes.push(axis);
-        }
+/// The axes first, then the columns, and a `note` where an input is skipped. Every column may be null.
+fn with_extras(columns: &Schema, axes: &[String], skipped: bool) -> SchemaRef {
+    let has = |name: &str| columns.field_with_name(name).is_ok();
+    let text = |name: &str| Field::new(name, DataType::Utf8, true);
+    let mut all: Vec<Field> = axes.iter().filter(|a| !has(a)).map(|a| text(a)).collect();
+    all.extend(columns.fields().iter().map(|f| f.as_ref().clone().with_nullable(true)));
+    all.extend((skipped && !has(NOTE)).then(|| text(NOTE)));
+    Arc::new(Schema::new(all))
+}
+
+/// What tells one producer from the others: the axis values in which they differ, or its name where names differ.
+pub fn distinguishing(producers: &[&NodeName], at: usize) -> String {
+    let own = producers[at];
+    let others = || producers.iter().enumerate().filter(|(i, _)| *i != at).map(|(_, p)| *p);
+    let differs = |(axis, value): &&(String, String)| others().any(|o| o.bindings.get(axis) != Some(value));
+    let values: Vec<&str> = own.bindings.0.iter().filter(differs).map(|(_, v)| v.as_str()).collect();
+    let same_name = others().all(|o| o.base == own.base);
+    match (values.is_empty(), same_name) {
+        (false, true) => values.join(", "),
+        (false, false) => format!("{}, {}", own.base, values.join(", ")),
+        (true, _) => own.base.clone(),
     }
-    axes
 }
 
 /// The gathered rows of a port, batch by batch.
 pub fn rows(cx: &NodeCx, port: &'static str) -> Result<(SchemaRef, Gathered), RunError> {
     let inputs: Vec<(usize, RunInput)> =
         cx.inputs().iter().cloned().enumerate().filter(|(_, i)| i.port == port).collect();
-    let parts: Vec<Part> = inputs
-        .iter()
-        .map(|(_, i)| Part { producer: &i.producer, schema: &i.schema, skipped: i.skipped.is_some() })
-        .collect();
-    let schema = unite(cx.node(), &parts).map_err(|c| {
+    let schemas: Vec<Option<&Schema>> =
+        inputs.iter().map(|(_, i)| i.skipped.is_none().then_some(i.schema.as_ref())).collect();
+    let columns = unite(&schemas).map_err(|c| {
         RunError::failed("column-type", format!("column `{}` has different types in the inputs", c.column))
     })?;
+    let axes = free_axes(inputs.iter().map(|(_, i)| &i.producer), cx.node());
+    let schema = with_extras(&columns, &axes, schemas.contains(&None));
     Ok((schema.clone(), Gathered { cx: cx.clone(), schema, inputs: inputs.into_iter(), open: None }))
 }
 
@@ -134,18 +148,25 @@ impl Iterator for Gathered {
 }
 
 fn conform(batch: &RecordBatch, input: &RunInput, schema: &SchemaRef) -> Result<RecordBatch, RunError> {
-    let column = |field: &Arc<Field>| -> Result<ArrayRef, RunError> {
-        match (batch.column_by_name(field.name()), input.producer.bindings.get(field.name())) {
-            (Some(column), _) if column.data_type() == field.data_type() => Ok(column.clone()),
-            (Some(column), _) => cast(column, field.data_type()).map_err(arrow_failed),
-            (None, Some(value)) if *field.data_type() == DataType::Utf8 => {
-                Ok(Arc::new(StringArray::from_iter_values(std::iter::repeat_n(value, batch.num_rows()))))
-            }
-            (None, _) => Ok(new_null_array(field.data_type(), batch.num_rows())),
-        }
+    let of_axis = |field: &Field| {
+        let lacking = batch.column_by_name(field.name()).is_none() && *field.data_type() == DataType::Utf8;
+        input.producer.bindings.get(field.name()).filter(|_| lacking)
     };
-    let columns: Vec<ArrayRef> = schema.fields().iter().map(column).collect::<Result<_, _>>()?;
+    let own = |field: &Arc<Field>| match of_axis(field) {
+        Some(value) => Ok(Arc::new(StringArray::from(vec![value; batch.num_rows()])) as ArrayRef),
+        None => column(batch, field),
+    };
+    let columns: Vec<ArrayRef> = schema.fields().iter().map(own).collect::<Result<_, _>>()?;
     RecordBatch::try_new(schema.clone(), columns).map_err(arrow_failed)
+}
+
+/// A batch's column in the type of the gathered one; nulls where it has none.
+pub fn column(batch: &RecordBatch, field: &Field) -> Result<ArrayRef, RunError> {
+    match batch.column_by_name(field.name()) {
+        Some(column) if column.data_type() == field.data_type() => Ok(column.clone()),
+        Some(column) => cast(column, field.data_type()).map_err(arrow_failed),
+        None => Ok(new_null_array(field.data_type(), batch.num_rows())),
+    }
 }
 
 /// What stands for a skipped input: its axis values and the reason.

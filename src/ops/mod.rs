@@ -18,6 +18,7 @@ mod sample;
 mod select;
 mod sort;
 pub mod spec;
+mod split_by_ppl;
 mod sql;
 mod summarize;
 mod table;
@@ -49,6 +50,7 @@ pub static REGISTRY: &[&OpSpec] = &[
     &sort::SPEC,
     &deduplicate::SPEC,
     &sql::SPEC,
+    &split_by_ppl::SPEC,
     &summarize::SPEC,
     &table::SPEC,
     &plot::SPEC,
@@ -255,4 +257,46 @@ pub fn is_string(t: &DataType) -> bool {
 /// A numeric column.
 pub fn is_number(t: &DataType) -> bool {
     t.is_numeric()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::diag::{Sources, render};
+    use std::collections::HashSet;
+
+    #[test]
+    fn names_are_unique_and_everything_is_documented() {
+        let mut names = HashSet::new();
+        for op in REGISTRY {
+            assert!(names.insert(op.name), "two operators are named `{}`", op.name);
+            assert!(!op.summary.is_empty() && !op.summary.ends_with('.'), "`{}`: {}", op.name, op.summary);
+            assert!(op.doc.len() > op.summary.len(), "`{}` says no more than its summary", op.name);
+            let mut parts = op.inputs.iter().map(|i| (i.name, i.doc)).chain(op.outputs.iter().map(|o| (o.name, o.doc)));
+            assert!(parts.all(|(_, doc)| !doc.is_empty()), "`{}` has a port without a word on it", op.name);
+            undocumented(op.name, op.fields);
+        }
+    }
+
+    fn undocumented(owner: &str, fields: &[FieldSpec]) {
+        for field in fields {
+            assert!(!field.doc.is_empty(), "`{}` of `{owner}` has no word on it", field.name);
+            if let FieldKind::Records(inner) = field.kind {
+                undocumented(field.name, inner);
+            }
+        }
+    }
+
+    #[test]
+    fn examples_check_without_any_file() {
+        for op in REGISTRY {
+            let (mut sources, mut diagnostics) = (Sources::new(), Diagnostics::new());
+            let pipeline = crate::config::load_text("example.kdl", op.example, &[], &mut sources, &mut diagnostics);
+            let graph = pipeline.and_then(|p| crate::graph::build(p, &mut diagnostics));
+            let plan = graph.and_then(|g| crate::plan::build(g, &crate::plan::PlanEnv::pure(), &mut diagnostics));
+            let shown = render(&diagnostics, &sources, false);
+            assert!(plan.is_some() && diagnostics.is_empty(), "the example of `{}`:\n{shown}", op.name);
+            assert!(plan.is_some_and(|p| p.nodes.iter().any(|n| n.op.name == op.name)), "`{}` is not in it", op.name);
+        }
+    }
 }

@@ -84,10 +84,7 @@ round numbers. Text is measured in the fonts that idiolect carries, so the same 
 machine.";
 
 const EXAMPLE: &str = r#"
-pipeline "scores"
-load "answers" path="answers.jsonl" {
-    fields { text "text"; writer "writer"; topic "topic"; score "score" type="float" }
-}
+load "answers" path="answers.jsonl" { columns { text "string"; writer "string"; topic "string"; score "float" } }
 summarize "cells" from="answers" {
     by "topic" "writer"
     value "mean_score" fn="mean" column="score"

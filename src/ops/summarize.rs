@@ -83,8 +83,7 @@ are told in `note`. A row that only carries a `note` (a skipped input of `concat
 with that note.";
 
 const EXAMPLE: &str = r#"
-pipeline "lengths"
-load "answers" path="answers.jsonl" { fields { text "text"; writer "writer"; score "score" type="float" } }
+load "answers" path="answers.jsonl" { columns { text "string"; writer "string"; score "float" } }
 summarize "by-writer" from="answers" {
     by "writer"
     value "answers" fn="count"

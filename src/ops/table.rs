@@ -96,8 +96,7 @@ an error.
 The whole table is held in memory, within the `memory` option of the run.";
 
 const EXAMPLE: &str = r#"
-pipeline "scores"
-load "answers" path="answers.jsonl" { fields { text "text"; writer "writer"; score "score" type="float" } }
+load "answers" path="answers.jsonl" { columns { text "string"; writer "string"; score "float" } }
 summarize "by-writer" from="answers" {
     by "writer"
     value "rows" fn="count"
