@@ -50,6 +50,9 @@ pub const INTERRUPTED: u8 = 130;
 
 /// Parses the command line and runs the subcommand.
 pub fn main() -> ExitCode {
+    // Rust ignores SIGPIPE and panics when the reader of standard output goes away (`idiolect store ls | head`).
+    // SAFETY: no other thread runs yet, and the default action is installed, not a handler.
+    unsafe { libc::signal(libc::SIGPIPE, libc::SIG_DFL) };
     let code = match Cli::parse().command {
         Command::Run(args) => run::run(args),
         Command::Check(args) => check::run(args),

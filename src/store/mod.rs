@@ -82,7 +82,7 @@ impl Store {
         fs::create_dir_all(root).map_err(|e| io_error("create the store", root, &e))?;
         let format = Format { what: "idiolect store".into(), version: FORMAT };
         let text = serde_json::to_string(&format).expect("a struct of a string and a number is JSON");
-        write_atomically(&root.join("format"), text.as_bytes())?;
+        write_new(&root.join("format"), text.as_bytes(), true)?;
         let store = Self::at(root)?;
         store.make_folders()?;
         Ok(store)
@@ -175,13 +175,20 @@ fn check_format(path: &Path, bytes: &[u8]) -> Result<(), RunError> {
     }
 }
 
-/// Writes a small file so that readers see all of it or nothing, also after a crash.
+/// Writes a small file so that readers see all of it or nothing, also after a kill. For notes that can be made again:
+/// it does not wait for the disk, so a power cut may take the file away.
 pub fn write_atomically(path: &Path, bytes: &[u8]) -> Result<(), RunError> {
+    write_new(path, bytes, false)
+}
+
+fn write_new(path: &Path, bytes: &[u8], durable: bool) -> Result<(), RunError> {
     let folder = path.parent().unwrap_or(Path::new("."));
     let fail = |e: std::io::Error| io_error("write", path, &e);
     let mut file = new_file(folder, ".new-", "").map_err(fail)?;
     std::io::Write::write_all(&mut file, bytes).map_err(fail)?;
-    file.as_file().sync_all().map_err(fail)?;
+    if durable {
+        file.as_file().sync_all().map_err(fail)?;
+    }
     file.persist(path).map_err(|e| io_error("write", path, &e.error))?;
     Ok(())
 }
@@ -197,7 +204,7 @@ pub(crate) fn new_folder(folder: &Path, prefix: &str) -> std::io::Result<tempfil
     tempfile::Builder::new().prefix(prefix).permissions(fs::Permissions::from_mode(0o777)).tempdir_in(folder)
 }
 
-/// Makes a rename or a new file in `folder` outlive a power cut.
+/// Makes a new file in `folder` outlive a power cut.
 pub(crate) fn sync_folder(folder: &Path) -> Result<(), RunError> {
     fs::File::open(folder).and_then(|f| f.sync_all()).map_err(|e| io_error("sync", folder, &e))
 }

@@ -1,8 +1,11 @@
 //! Building an artifact: parts, quarantine, files and text in a folder of its own, the manifest last, then one rename.
+//!
+//! Files are synced, folders are not: a power cut may take the newest artifacts away or leave them without a file,
+//! which the manifest shows, and they are made again. What must not be lost is in the journals, which sync both.
 
 use super::manifest::{FileEntry, InputRef, Manifest, Output, columns, rfc3339};
 use super::parts::{HashedFile, PartWriter};
-use super::{Artifact, FORMAT, Found, Store, io_error, sync_folder};
+use super::{Artifact, FORMAT, Found, Store, io_error};
 use crate::exec::{Rejected, RunError};
 use crate::plan::{Fingerprint, NodeName};
 use arrow::array::RecordBatch;
@@ -123,7 +126,6 @@ impl ArtifactWriter {
         let mut outputs = Vec::new();
         for (name, schema, writer) in self.outputs {
             let parts = writer.into_inner().unwrap_or_else(|e| e.into_inner()).finish()?;
-            sync_folder(&folder.join(&name))?;
             let rows = parts.iter().map(|p| p.rows).sum();
             outputs.push(Output { name, columns: columns(&schema), rows, parts });
         }
@@ -151,7 +153,6 @@ impl ArtifactWriter {
         };
         let text = serde_json::to_string_pretty(&manifest).expect("a manifest has string keys only");
         write_hashed(folder, "manifest.json", &text)?;
-        sync_folder(folder)?;
         move_into_place(&self.store, &self.fingerprint, self.folder)
     }
 }
@@ -170,7 +171,6 @@ fn move_into_place(store: &Store, fingerprint: &Fingerprint, folder: tempfile::T
         match fs::rename(folder.path(), &target) {
             Ok(()) => {
                 let _ = folder.keep();
-                sync_folder(parent)?;
                 break;
             }
             // A folder with content is never replaced by a rename: somebody finished the same artifact first.
@@ -203,7 +203,6 @@ fn user_files(folder: &Path) -> Result<Vec<FileEntry>, RunError> {
                 entries.push(file_entry(folder, &path)?);
             }
         }
-        sync_folder(&at)?;
     }
     entries.sort_by(|a, b| a.path.cmp(&b.path));
     Ok(entries)

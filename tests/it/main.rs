@@ -4,4 +4,5 @@ mod common;
 mod damage;
 mod documents;
 mod runs;
+mod scale;
 mod tutorial;
