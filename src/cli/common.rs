@@ -19,7 +19,7 @@ pub struct PipelineArgs {
     pub param: Vec<(String, String)>,
 }
 
-fn parse_override(text: &str) -> Result<(String, String), String> {
+pub fn parse_override(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {
         Some((name, value)) if !name.is_empty() => Ok((name.to_string(), value.to_string())),
         _ => Err(format!("`{text}` is not NAME=VALUE")),
@@ -73,4 +73,15 @@ impl Compiler {
 /// Whether standard error shows colours.
 pub fn colour() -> bool {
     std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_parameter_is_split_at_its_first_equals_sign() {
+        assert_eq!(parse_override("a=b=c"), Ok(("a".into(), "b=c".into())));
+        assert!(parse_override("a").is_err() && parse_override("=a").is_err());
+    }
 }

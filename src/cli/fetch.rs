@@ -35,7 +35,7 @@ pub struct Args {
     #[arg(long, value_name = "FILE", conflicts_with = "names")]
     pipeline: Option<PathBuf>,
     /// Set a parameter of the pipeline, such as `-P limit=5`
-    #[arg(short = 'P', value_name = "NAME=VALUE", value_parser = super::run::parse_override, requires = "pipeline")]
+    #[arg(short = 'P', value_name = "NAME=VALUE", value_parser = super::common::parse_override, requires = "pipeline")]
     param: Vec<(String, String)>,
     /// The names are repositories of the Hugging Face hub; what a branch means now is asked again
     #[arg(long)]

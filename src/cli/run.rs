@@ -1,14 +1,13 @@
 //! `idiolect run`.
 
+use super::common::{Compiler, PipelineArgs};
 use super::progress::{Progress, duration, grouped, number};
 use super::store::{StoreArg, print_error};
 use crate::config::RunOptions;
-use crate::diag::{Diagnostics, Sources};
 use crate::exec::{self, NodeOutcome, NodeReport, RunConfig, RunError, RunReport, Stop};
-use crate::plan::{DeclaredOnly, FileDigests, Plan, PlanEnv};
+use crate::plan::Plan;
 use crate::store::Store;
 use signal_hook::consts::{SIGINT, SIGTERM};
-use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -25,14 +24,11 @@ const LINES: usize = 10;
 /// 130 stopped by Ctrl-C.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// The pipeline file
-    file: PathBuf,
+    #[command(flatten)]
+    pipeline: PipelineArgs,
     /// Folder for tables, charts and other files [default: runs/<pipeline>]
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
-    /// Set a parameter, such as `-P limit=5`
-    #[arg(short = 'P', value_name = "NAME=VALUE", value_parser = parse_override)]
-    param: Vec<(String, String)>,
     #[command(flatten)]
     store: StoreArg,
     /// Show what would run, and why, and run nothing
@@ -71,13 +67,6 @@ impl Args {
     }
 }
 
-pub(super) fn parse_override(text: &str) -> Result<(String, String), String> {
-    match text.split_once('=') {
-        Some((name, value)) if !name.is_empty() => Ok((name.to_string(), value.to_string())),
-        _ => Err(format!("`{text}` is not NAME=VALUE")),
-    }
-}
-
 /// Bytes: `4GiB`, `512MiB`, `1500000`.
 fn parse_size(text: &str) -> Result<u64, String> {
     let wrong = || format!("`{text}` is no size: write a number and `KiB`, `MiB`, `GiB` or `B`, such as `4GiB`");
@@ -97,7 +86,7 @@ fn parse_size(text: &str) -> Result<u64, String> {
 pub fn run(args: Args) -> u8 {
     let Some(plan) = compile(&args) else { return super::WRONG_INPUT };
     if args.dry_run {
-        return dry_run(&args, &plan);
+        return super::plan::show(&plan, &args.store, args.json);
     }
     match execute(&args, &plan) {
         Ok(report) => {
@@ -118,32 +107,11 @@ pub fn run(args: Args) -> u8 {
 }
 
 fn compile(args: &Args) -> Option<Plan> {
-    let (mut sources, mut found) = (Sources::new(), Diagnostics::new());
-    let mut env = PlanEnv::new(DeclaredOnly);
-    env.digests = FileDigests::kept_in(&args.store.path);
-    env.datasets = Some(Arc::new(crate::fetch::open(&mut sources, &mut found)));
-    let pipeline = crate::config::load(&args.file, &args.param, &mut sources, &mut found);
-    let graph = pipeline.and_then(|p| crate::graph::build(p, &mut found));
-    let plan = graph.and_then(|g| crate::plan::build(g, &env, &mut found));
-    if !found.is_empty() {
-        eprintln!("{}", crate::diag::render(&found, &sources, std::io::stderr().is_terminal()));
-    }
+    let mut compiler = Compiler::new();
+    let env = compiler.env(Some(&args.store.path));
+    let plan = compiler.plan(&args.pipeline, &env);
+    compiler.report();
     plan
-}
-
-fn dry_run(args: &Args, plan: &Plan) -> u8 {
-    let store = match Store::existing(&args.store.path) {
-        Ok(store) => store,
-        Err(error) => {
-            print_error(&error);
-            return super::FAILED;
-        }
-    };
-    for node in &plan.nodes {
-        let cached = store.as_ref().is_some_and(|s| s.artifact(&node.fingerprint).is_some());
-        println!("{}  {}", if cached { "cached" } else { "to run" }, node.name);
-    }
-    super::DONE
 }
 
 fn execute(args: &Args, plan: &Plan) -> Result<RunReport, RunError> {
@@ -295,14 +263,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn sizes_and_overrides() {
+    fn sizes() {
         assert_eq!(parse_size("4GiB"), Ok(4 << 30));
         assert_eq!(parse_size("512 MiB"), Ok(512 << 20));
         assert_eq!(parse_size("1500"), Ok(1500));
         for wrong in ["", "GiB", "4GB?", "-1", "0", "99999999999TiB", "4é"] {
             assert!(parse_size(wrong).is_err(), "{wrong}");
         }
-        assert_eq!(parse_override("a=b=c"), Ok(("a".into(), "b=c".into())));
-        assert!(parse_override("a").is_err() && parse_override("=a").is_err());
     }
 }

@@ -14,7 +14,7 @@ mod folder;
 mod host;
 mod report;
 mod schedule;
-mod survey;
+pub(crate) mod survey;
 #[cfg(test)]
 mod tests;
 

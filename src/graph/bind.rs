@@ -11,18 +11,12 @@ use std::collections::{HashMap, HashSet};
 /// Names that some reference means, also where the reference is wrong: such nodes are not reported as unused.
 pub(super) type ReadNames = HashSet<String>;
 
-/// The instances of one declaration.
-struct Group {
-    name_span: Span,
-    instances: Vec<usize>,
-}
-
 /// Instances of a producer by their values on the axes that it shares with a consumer.
 type ByShared<'a> = HashMap<Vec<&'a str>, Vec<usize>>;
 
 struct Binder<'a> {
     nodes: &'a [NodeDecl],
-    groups: IndexMap<&'a str, Group>,
+    groups: IndexMap<&'a str, Vec<usize>>,
     /// By producer name and consumer declaration.
     shared: HashMap<(&'a str, Span), (Vec<&'a str>, ByShared<'a>)>,
     diagnostics: &'a mut Diagnostics,
@@ -34,10 +28,9 @@ struct Binder<'a> {
 /// Adds an edge for every reference; marks nodes with a wrong one as broken.
 pub(super) fn bind(graph: &mut Graph, diagnostics: &mut Diagnostics) -> ReadNames {
     let pipeline = &graph.pipeline;
-    let (groups, duplicates) = group(&pipeline.nodes, diagnostics);
     let mut binder = Binder {
         nodes: &pipeline.nodes,
-        groups,
+        groups: group(&pipeline.nodes),
         shared: HashMap::new(),
         diagnostics,
         reported: HashSet::new(),
@@ -45,7 +38,7 @@ pub(super) fn bind(graph: &mut Graph, diagnostics: &mut Diagnostics) -> ReadName
     };
     let mut edges: Vec<(usize, usize, Edge)> = Vec::new();
     for (consumer, decl) in pipeline.nodes.iter().enumerate() {
-        let mut sound = !duplicates.contains(&consumer);
+        let mut sound = true;
         for port in decl.op.inputs {
             match binder.port(decl, port, pipeline) {
                 Some(bound) => edges.extend(bound.into_iter().map(|(producer, edge)| (producer, consumer, edge))),
@@ -63,29 +56,13 @@ pub(super) fn bind(graph: &mut Graph, diagnostics: &mut Diagnostics) -> ReadName
     read
 }
 
-/// Instances by name. A name declared twice is an error; its first declaration counts.
-fn group<'a>(nodes: &'a [NodeDecl], diagnostics: &mut Diagnostics) -> (IndexMap<&'a str, Group>, HashSet<usize>) {
-    let mut groups: IndexMap<&str, Group> = IndexMap::new();
-    let mut duplicates = HashSet::new();
-    let mut reported = HashSet::new();
+/// Instances by name. Two declarations of a name are reported when they are read; the first counts.
+fn group(nodes: &[NodeDecl]) -> IndexMap<&str, Vec<usize>> {
+    let mut groups: IndexMap<&str, Vec<usize>> = IndexMap::new();
     for (i, node) in nodes.iter().enumerate() {
-        let group =
-            groups.entry(&node.name.base).or_insert_with(|| Group { name_span: node.name_span, instances: Vec::new() });
-        if group.name_span == node.name_span {
-            group.instances.push(i);
-            continue;
-        }
-        duplicates.insert(i);
-        if reported.insert(node.name_span) {
-            diagnostics.push(
-                Diagnostic::error("duplicate-node", format!("two nodes are named `{}`", node.name.base))
-                    .at(node.name_span, "and again here")
-                    .and(group.name_span, "named here first")
-                    .help("give one of them another name: references go by name"),
-            );
-        }
+        groups.entry(&node.name.base).or_default().push(i);
     }
-    (groups, duplicates)
+    groups
 }
 
 impl<'a> Binder<'a> {
@@ -159,14 +136,11 @@ impl<'a> Binder<'a> {
         pipeline: &'a crate::config::Pipeline,
     ) -> Option<(usize, Vec<usize>)> {
         self.read.insert(reference.node.clone());
-        if !self.groups.contains_key(reference.node.as_str()) {
+        let Some(instances) = self.groups.get(reference.node.as_str()) else {
             self.unresolved(reference, pipeline);
             return None;
-        }
-        let (first, count) = {
-            let group = &self.groups[reference.node.as_str()];
-            (group.instances[0], group.instances.len())
         };
+        let (first, count) = (instances[0], instances.len());
         let producer = &self.nodes[first];
         let output = self.output(producer, reference)?;
         let matching = self.matching(producer, decl);
@@ -248,7 +222,7 @@ impl<'a> Binder<'a> {
                 };
                 let axes: Vec<&str> = producer.name.bindings.0.iter().filter_map(shared).collect();
                 let mut by_shared = ByShared::new();
-                for &i in &groups[producer.name.base.as_str()].instances {
+                for &i in &groups[producer.name.base.as_str()] {
                     by_shared.entry(values(&nodes[i], &axes)).or_default().push(i);
                 }
                 (axes, by_shared)

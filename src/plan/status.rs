@@ -1,6 +1,7 @@
 //! What a run would do with each node, and why.
 
 use super::{Fingerprint, NodeName, Plan, PlanNode, digest::ABSENT};
+use crate::exec::survey::{Look, Task, tasks};
 use indexmap::IndexMap;
 use serde_json::Value;
 
@@ -18,6 +19,8 @@ pub trait StoreView {
 #[derive(Debug, Clone, PartialEq)]
 pub enum State {
     Cached,
+    /// Not there, and all that reads it is.
+    NotNeeded,
     Partial {
         done: u64,
         total: Option<u64>,
@@ -36,21 +39,41 @@ pub struct Status {
     pub why: Vec<String>,
 }
 
-/// The status of every node of a plan, in its order.
-pub fn statuses(plan: &Plan, store: &dyn StoreView) -> Vec<Status> {
-    plan.nodes.iter().map(|node| status(plan, node, store)).collect()
+impl State {
+    /// For tables and JSON.
+    pub fn word(&self) -> &'static str {
+        match self {
+            Self::Cached => "cached",
+            Self::NotNeeded => "not needed",
+            Self::Partial { .. } => "partial",
+            Self::ToRun => "to run",
+            Self::Skipped(_) => "skipped",
+            Self::Shared(_) => "shared",
+        }
+    }
 }
 
-fn status(plan: &Plan, node: &PlanNode, store: &dyn StoreView) -> Status {
-    if let Some(reason) = &node.skipped {
-        return Status { state: State::Skipped(reason.clone()), why: vec![reason.clone()] };
-    }
-    if let Some(other) = node.shared_with {
-        return Status { state: State::Shared(other), why: vec![format!("same as `{}`", plan.nodes[other].name)] };
-    }
-    if store.is_finished(&node.fingerprint) {
-        return Status { state: State::Cached, why: Vec::new() };
-    }
+/// The status of every node of a plan, in its order: what the executor would decide, by the executor's own survey.
+/// Without a store nothing is finished.
+pub fn statuses(plan: &Plan, store: Option<&dyn StoreView>) -> Vec<Status> {
+    let finished = |at: usize| store.is_some_and(|s| s.is_finished(&plan.nodes[at].fingerprint));
+    let tasks = tasks(plan, |at, _| if finished(at) { Look::Whole } else { Look::Missing });
+    let only = |state, why| Status { state, why };
+    let status = |(node, task): (&PlanNode, Task)| match task {
+        Task::Skipped => {
+            let reason = node.skipped.clone().unwrap_or_default();
+            only(State::Skipped(reason.clone()), vec![reason])
+        }
+        Task::Shared(other) => only(State::Shared(other), vec![format!("same as `{}`", plan.nodes[other].name)]),
+        Task::Cached => only(State::Cached, Vec::new()),
+        Task::NotNeeded => only(State::NotNeeded, vec!["all that reads it is cached".into()]),
+        Task::Run => to_run(plan, node, store),
+    };
+    plan.nodes.iter().zip(tasks).map(status).collect()
+}
+
+fn to_run(plan: &Plan, node: &PlanNode, store: Option<&dyn StoreView>) -> Status {
+    let Some(store) = store else { return Status { state: State::ToRun, why: vec!["never run".into()] } };
     let partial = if node.journalled { store.partial(node) } else { None };
     let state = match partial {
         Some((done, total)) if done > 0 => State::Partial { done, total: total.or(node.estimate.rows) },
@@ -141,31 +164,48 @@ fn compare(path: &str, then: &Value, now: &Value, changes: &mut Vec<String>) {
                 compare(&join(path, key), value, &Value::Null, changes);
             }
         }
-        (Value::Array(a), Value::Array(b)) if a.len() == b.len() && !path.is_empty() => {
+        (Value::Array(a), Value::Array(b)) if a.len() == b.len() => {
             for (i, (x, y)) in a.iter().zip(b).enumerate() {
                 compare(&join(path, &(i + 1).to_string()), x, y, changes);
             }
         }
+        (Value::Array(a), Value::Array(b)) if a.iter().chain(b).any(|v| v.is_array() || v.is_object()) => {
+            changes.push(format!("{}: {} -> {} entries", named(path), a.len(), b.len()));
+        }
         (a, b) if a != b => {
-            changes.push(format!("{} {} -> {}", if path.is_empty() { "value" } else { path }, shown(a), shown(b)));
+            let (a, b) = shown(&text_of(a), &text_of(b));
+            changes.push(format!("{} {a} -> {b}", named(path)));
         }
         _ => {}
     }
+}
+
+fn named(path: &str) -> &str {
+    if path.is_empty() { "value" } else { path }
 }
 
 fn join(path: &str, key: &str) -> String {
     if path.is_empty() { key.to_string() } else { format!("{path}.{key}") }
 }
 
-/// A value, short enough for one line.
-fn shown(value: &Value) -> String {
-    let text = match value {
+fn text_of(value: &Value) -> String {
+    match value {
         Value::Null => "unset".into(),
+        Value::String(s) => format!("`{s}`"),
         other => other.to_string(),
-    };
-    if text.chars().count() <= 40 {
-        return text;
     }
-    let head: String = text.chars().take(37).collect();
-    format!("{head}...")
+}
+
+/// Two values, each short enough to stand in one line: of long ones the part where they begin to differ.
+fn shown(a: &str, b: &str) -> (String, String) {
+    const WIDTH: usize = 40;
+    let same = a.chars().zip(b.chars()).take_while(|(x, y)| x == y).count();
+    let start = if a.chars().count().max(b.chars().count()) <= WIDTH { 0 } else { same.saturating_sub(10) };
+    let cut = |text: &str| {
+        let head = if start > 0 { "…" } else { "" };
+        let part: String = text.chars().skip(start).take(WIDTH).collect();
+        let tail = if text.chars().count() > start + WIDTH { "…" } else { "" };
+        format!("{head}{part}{tail}")
+    };
+    (cut(a), cut(b))
 }
