@@ -214,17 +214,17 @@ impl Join {
         let keys = table.keys(self, batch)?;
         let sizes = row_bytes(batch);
         let mut pairs = Pairs::default();
-        for row in 0..batch.num_rows() {
+        for (row, size) in sizes.iter().enumerate() {
             let before = pairs.left.len();
             for place in table.partners(&keys, row) {
-                pairs.push(row, place, sizes[row] + table.sizes[place.0][place.1]);
+                pairs.push(row, place, size + table.sizes[place.0][place.1]);
                 if pairs.left.len() >= PAIRS {
                     pairs.emit(cx, table, batch)?;
                 }
             }
             let alone = pairs.left.len() == before && table.partners(&keys, row).next().is_none();
             if alone && self.how == How::Left {
-                pairs.push(row, table.nulls(), sizes[row]);
+                pairs.push(row, table.nulls(), *size);
             }
         }
         pairs.emit(cx, table, batch)

@@ -3,7 +3,7 @@
 use super::files::{DataFile, Format, Problem, open_bytes, open_seekable};
 use super::reader::Fault;
 use super::shape::{IdFrom, Kind, OutColumn, Shape, null_value, wrong_type};
-use crate::ops::rows::{cell_json, row_json, to_plain};
+use crate::ops::rows::{nested_as_json, row_json, to_plain};
 use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, StringArray, UInt32Array, new_null_array};
 use arrow::compute::{cast, take};
 use arrow::datatypes::{DataType, Float64Type, Int64Type, SchemaRef};
@@ -202,10 +202,8 @@ fn convert(array: &ArrayRef, kind: &Kind) -> Result<ArrayRef, String> {
     let target = kind.data_type();
     match (array.data_type(), kind) {
         (given, _) if *given == target => Ok(array.clone()),
-        (_, Kind::Text { strict: false }) => {
-            let text = |row| (!array.is_null(row)).then(|| cell_json(array, row).to_string());
-            Ok(Arc::new((0..array.len()).map(text).collect::<StringArray>()))
-        }
+        (given, Kind::Text { strict: false }) if given.is_nested() => Ok(nested_as_json(array)),
+        (_, Kind::Text { strict: false }) => cast(array, &target).map_err(|e| e.to_string()),
         (DataType::Int64, Kind::Float) => cast(array, &target).map_err(|e| e.to_string()),
         (DataType::Float64, Kind::Int) => {
             let whole = |f: f64| if f.fract() == 0.0 && f.abs() < 9e15 { Ok(f as i64) } else { Err(f.to_string()) };

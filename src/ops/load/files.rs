@@ -226,7 +226,7 @@ mod tests {
         assert_eq!(find(&pattern("none*.json")).unwrap(), Vec::<PathBuf>::new());
         assert_eq!(find(&pattern("")).unwrap_err().code, "not-a-file");
         assert_eq!(find(&pattern("[")).unwrap_err().code, "bad-glob");
-        assert_eq!(missing(&pattern("a.jsn")).help.unwrap().ends_with("a.json`?"), true);
+        assert!(missing(&pattern("a.jsn")).help.unwrap().ends_with("a.json`?"));
     }
 
     #[test]

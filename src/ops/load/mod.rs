@@ -221,4 +221,6 @@ impl Operator for Load {
 }
 
 #[cfg(test)]
+mod columnar_tests;
+#[cfg(test)]
 mod tests;

@@ -7,26 +7,26 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-struct Folder(tempfile::TempDir);
+pub struct Folder(pub tempfile::TempDir);
 
 impl Folder {
-    fn new() -> Self {
+    pub fn new() -> Self {
         Self(tempfile::tempdir().unwrap())
     }
 
-    fn file(&self, name: &str, bytes: impl AsRef<[u8]>) -> PathBuf {
+    pub fn file(&self, name: &str, bytes: impl AsRef<[u8]>) -> PathBuf {
         let path = self.0.path().join(name);
         std::fs::write(&path, bytes).unwrap();
         path
     }
 
     /// Text without this folder's own path.
-    fn scrub(&self, text: &str) -> String {
+    pub fn scrub(&self, text: &str) -> String {
         text.replace(&format!("{}/", self.0.path().display()), "")
     }
 }
 
-fn load(path: &Path, rest: &str) -> Ran {
+pub fn load(path: &Path, rest: &str) -> Ran {
     load_in(path, rest, 1024)
 }
 
@@ -41,7 +41,7 @@ fn refused(folder: &Folder, path: &Path, rest: &str) -> String {
     folder.scrub(&refusal(&format!("load \"x\" path={path:?} {rest}"), &[]))
 }
 
-fn rejected(folder: &Folder, ran: &Ran) -> Vec<String> {
+pub fn rejected(folder: &Folder, ran: &Ran) -> Vec<String> {
     ran.rejected.iter().map(|r| folder.scrub(&format!("{} {}", r.id, r.reason))).collect()
 }
 
@@ -378,7 +378,7 @@ fn data_sets_are_read_by_their_manifests() {
       help: say which: split="train" or "test" or "far"
     "#);
     insta::assert_snapshot!(known("split=\"trian\""), @"
-    error [unknown-dataset]: there is no split of `toy` `trian`
+    error [unknown-dataset]: there is no split `trian` in `toy`
       at: named here
       help: did you mean `train`?
     ");
