@@ -4,6 +4,7 @@
 //! found, labelled places in the source, and help that says what to do. Passes collect diagnostics in a
 //! [`Diagnostics`] list and go on, so that a user sees all errors of a file at once.
 
+pub mod codes;
 mod render;
 
 pub use render::{render, summary, to_json};

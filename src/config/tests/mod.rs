@@ -1,5 +1,6 @@
 //! The front end on small files: one snapshot of a whole pipeline, one for each kind of diagnostic.
 
+mod fuzz;
 mod registry;
 
 use super::load::{Input, load_with};

@@ -1,0 +1,498 @@
+//! Every diagnostic code, explained: the source of `docs/diagnostics.md`.
+
+/// A diagnostic code and what it means.
+#[derive(Debug)]
+pub struct Code {
+    pub code: &'static str,
+    /// One line, without a full stop.
+    pub title: &'static str,
+    /// Markdown: why it is reported and what to do.
+    pub doc: &'static str,
+}
+
+/// The explanation of a code.
+pub fn explain(code: &str) -> Option<&'static Code> {
+    CODES.iter().find(|c| c.code == code)
+}
+
+/// The reference page of all codes.
+pub fn markdown() -> String {
+    let mut page = String::from(
+        "# Diagnostics\n\nEvery message of `idiolect` has a stable code, in brackets after its severity, and in the field `code` of `check --json`.\n",
+    );
+    for code in CODES {
+        page += &format!("\n## {}\n\n**{}.** {}\n", code.code, code.title, code.doc);
+    }
+    page
+}
+
+const fn code(code: &'static str, title: &'static str, doc: &'static str) -> Code {
+    Code { code, title, doc }
+}
+
+/// In alphabetical order.
+pub static CODES: &[Code] = &[
+    code(
+        "ambiguous-instances",
+        "A reference means several instances",
+        "A node with fewer matrix axes than its producer would read several instances through a port that takes one. Give the node the same `matrix` and axes, or gather the instances with `concat`.",
+    ),
+    code(
+        "ambiguous-name",
+        "A parameter and an axis share a name",
+        "`${name}` would mean two things in a node of the sweep. Rename one of them.",
+    ),
+    code(
+        "bad-character",
+        "A character has no meaning here",
+        "Control characters are allowed nowhere in KDL; brackets, slashes and backslashes mean nothing outside of strings. Paths stand in quotes, and lists are written as several values.",
+    ),
+    code(
+        "bad-column",
+        "A new column does not say what it holds",
+        "A column of `derive` has either an expression or a constant value, and exactly one of them.",
+    ),
+    code(
+        "bad-data-file",
+        "A data file cannot be read as its format",
+        "The file is damaged, cut short, or of another format than its name or `format` says. Check the file; `format` overrides the name.",
+    ),
+    code(
+        "bad-delimiter",
+        "A delimiter is not one character",
+        "The delimiter of a CSV file is one ASCII character, such as `\",\"` or `\"\\t\"`.",
+    ),
+    code(
+        "bad-escape",
+        "An escape in a string does not exist",
+        "KDL knows `\\n`, `\\t`, `\\r`, `\\s`, `\\b`, `\\f`, `\\\"`, `\\\\` and `\\u{...}`. Double a backslash that is meant as one, or write a raw string: `#\"...\"#`.",
+    ),
+    code(
+        "bad-expression",
+        "An expression cannot be used",
+        "It does not parse, uses a function that does not exist, or has another type than its place needs. Conditions are booleans.",
+    ),
+    code(
+        "bad-glob",
+        "A path is no valid glob pattern",
+        "`*`, `**`, `?` and `[...]` match files; a bracket that is meant as one is written `[[]`.",
+    ),
+    code(
+        "bad-include",
+        "An include names no file",
+        "`include` takes one path in quotes, relative to the file that includes and without `${...}`.",
+    ),
+    code(
+        "bad-interpolation",
+        "A `${...}` is not well formed",
+        "Write `${name}` or `${axis.attribute}` and close the brace. A literal `${` is written `$${`.",
+    ),
+    code(
+        "bad-keyword",
+        "A word after `#` is no keyword",
+        "The keywords are `#true`, `#false`, `#null`, `#inf`, `#-inf` and `#nan`.",
+    ),
+    code(
+        "bad-manifest",
+        "A manifest is wrong",
+        "A file in `datasets/` or one that is built in does not say what a manifest must say. The message names the field.",
+    ),
+    code(
+        "bad-multiline-string",
+        "A multi-line string is not set as KDL wants it",
+        "Text stands on the lines between the two `\"\"\"`, indented at least as far as the closing one.",
+    ),
+    code(
+        "bad-name",
+        "A name has characters that names cannot have",
+        "Names are made of letters, digits, `-` and `_`: a dot separates a node from its output and an axis from its attribute.",
+    ),
+    code(
+        "bad-names",
+        "The tables of a query are not named one by one",
+        "`names` gives each input of `sql` a table name, in order.",
+    ),
+    code(
+        "bad-number",
+        "A word begins like a number and is none",
+        "Numbers are decimal, `0x`, `0o` or `0b`, with at most 64 bits. A string that begins like a number stands in quotes.",
+    ),
+    code(
+        "bad-query",
+        "A query cannot be used",
+        "It is no SELECT, does not parse, or reads a table or column that is not there.",
+    ),
+    code(
+        "bad-reference",
+        "A port does not name a node",
+        "References are strings: `\"node\"`, or `\"node.output\"` for one of several outputs.",
+    ),
+    code(
+        "bad-size",
+        "A size cannot be read",
+        "Sizes are a number of bytes, or a number with a unit: `\"512MiB\"`, `\"4GiB\"`, `\"1.5GB\"`.",
+    ),
+    code("bad-sort", "The order of rows contradicts itself", "`descending` names only columns that `by` names."),
+    code(
+        "bare-keyword",
+        "A keyword lacks its `#`",
+        "KDL 2 writes `#true`, `#false` and `#null`. In quotes they are strings.",
+    ),
+    code(
+        "chat-template-absent",
+        "A model has no chat template",
+        "Scoring and generating put conversations into the model's own template. Give the model one with `chat-template`.",
+    ),
+    code(
+        "column-clash",
+        "Two columns would have one name",
+        "Rename a column before with `select`, or choose another suffix.",
+    ),
+    code(
+        "column-missing",
+        "A column is not there",
+        "The node reads a column that its input does not have. The message lists what the producer gives.",
+    ),
+    code(
+        "column-type",
+        "A column has another type than is needed",
+        "The message points at the reader and at the producer. Convert the column with `derive`, or read it with another type in `load`.",
+    ),
+    code(
+        "columns-differ",
+        "Inputs that become one have different columns",
+        "Rows can be put under each other only if their columns agree; `concat` with `how=\"union\"` fills gaps with nulls.",
+    ),
+    code("conflicting-fields", "Two fields contradict each other", "Only one of them may be given."),
+    code(
+        "context-too-small",
+        "A model's context is too short",
+        "The node may need more tokens than the model can hold. Lower `max-tokens`, or take a model with a longer context.",
+    ),
+    code(
+        "cycle",
+        "Nodes read each other in a circle",
+        "A pipeline has no loops. Every edge of the circle is labelled: cut one.",
+    ),
+    code("duplicate-column", "A column is named twice", "Once is enough."),
+    code(
+        "duplicate-field",
+        "A field is given twice",
+        "A property and a child node of the same name mean the same field. Both places are labelled: keep one.",
+    ),
+    code(
+        "duplicate-name",
+        "Two declarations of a kind share a name",
+        "Names of nodes, parameters, models, teachers and matrices are unique within their kind, over all included files.",
+    ),
+    code(
+        "duplicate-node",
+        "A node that may stand once stands twice",
+        "A pipeline has at most one `pipeline` and one `run` node, and every operator node has a name of its own.",
+    ),
+    code(
+        "duplicate-value",
+        "A value is listed twice",
+        "An axis lists each value once, with all its attributes on one node; `over` names each axis once.",
+    ),
+    code(
+        "empty-matrix",
+        "A matrix has no cell",
+        "It has no axis, or `keep` and `exclude` leave nothing. Look at the parameters that `keep` reads.",
+    ),
+    code(
+        "empty-value",
+        "A string must say something and is empty",
+        "Paths, columns, expressions and the like cannot be empty.",
+    ),
+    code(
+        "field-missing",
+        "The source has no field of this name",
+        "The node maps a field that the data does not have. The message lists those that it has.",
+    ),
+    code(
+        "file-missing",
+        "A file does not exist",
+        "Check the path. `on-missing=\"skip\"` turns the node and its readers into a cell that says so.",
+    ),
+    code(
+        "file-too-large",
+        "A pipeline file is too large",
+        "Pipelines are written by people and fit into a mebibyte. Data is read by `load`.",
+    ),
+    code(
+        "file-unreadable",
+        "A file cannot be read",
+        "The message has the system's reason. Check the path and its permissions.",
+    ),
+    code(
+        "include-cycle",
+        "A file includes itself",
+        "Directly, or through the files whose includes are labelled. Move what both need into a third file.",
+    ),
+    code(
+        "literal-secret",
+        "A key stands in the file",
+        "Keys come from the environment: `api-key env=\"NAME\"`. The message masks the key; if the file was shared, replace the key at its provider.",
+    ),
+    code(
+        "manifest-replaced",
+        "A manifest replaces a built-in one",
+        "A note, no error: a file in `datasets/` has the name of a built-in manifest and takes its place.",
+    ),
+    code(
+        "matrix-too-large",
+        "A matrix has too many cells",
+        "The axes multiply to more cells than a pipeline can hold. Split it.",
+    ),
+    code(
+        "meaningless-annotation",
+        "A type annotation means nothing",
+        "KDL allows `(type)` before nodes and values; no node of the language uses it. Delete it.",
+    ),
+    code(
+        "meaningless-field",
+        "A field has no effect where it stands",
+        "It belongs to another type, source or form of the node. The message says which.",
+    ),
+    code(
+        "misplaced-node",
+        "A node stands in an included file and may not",
+        "`pipeline` and `run` belong in the file that is run.",
+    ),
+    code("missing-field", "A required field is not given", "The message has the field's meaning and form."),
+    code("missing-input", "A node does not say what it reads", "Every port that is not optional needs a reference."),
+    code(
+        "missing-name",
+        "A node has no name",
+        "Declarations and operator nodes begin with their name: `load \"rows\" ...`.",
+    ),
+    code(
+        "missing-value",
+        "A field or property has no value",
+        "Something must follow the name: `limit=5` or `limit 5`.",
+    ),
+    code("model-missing", "A model's files cannot be read", "The path of the model is wrong or not readable."),
+    code(
+        "model-not-fetched",
+        "A model is not on this machine yet",
+        "Reported by `check --env`. `idiolect fetch` gets it beforehand, and `idiolect run` when it is needed.",
+    ),
+    code(
+        "model-source",
+        "A model comes from nowhere or from several places",
+        "Exactly one of `dataset`, `hub` and `path` says where a model comes from.",
+    ),
+    code("nested-too-deep", "Blocks are nested too deep", "No node of the language needs more than a few levels."),
+    code("no-effect", "A field changes nothing", "A warning: with these columns the field does nothing."),
+    code(
+        "no-matching-instance",
+        "No instance of the producer fits",
+        "Producer and reader share axes, and no instance of the producer has the reader's values on them. Compare their matrices, `keep` and `exclude`.",
+    ),
+    code(
+        "not-a-file",
+        "A path names a folder",
+        "`load` reads files: name one, or several with a glob such as `folder/*.jsonl`.",
+    ),
+    code(
+        "not-row-wise",
+        "An expression looks at several rows",
+        "`derive` and `filter` see one row at a time. Use `summarize` or `sql` for sums, ranks and windows.",
+    ),
+    code("not-utf8", "A file is not UTF-8 text", "Save it as UTF-8."),
+    code(
+        "nothing-to-bind",
+        "The inputs share all axes of the node",
+        "A warning: `bind=#true` adds the axes that the inputs have and the node lacks, and there is none.",
+    ),
+    code("nothing-to-do", "A node computes nothing", "It needs at least one statistic or column."),
+    code(
+        "operator-bug",
+        "An operator contradicts its own description",
+        "A bug in the program, not in the pipeline. Please report it.",
+    ),
+    code("out-of-range", "A number is outside of its bounds", "The message has the bounds."),
+    code("param-twice", "A parameter is given twice on the command line", "Keep one `-P name=value` for each name."),
+    code(
+        "param-type",
+        "A parameter's value has another type than declared",
+        "`-P` takes the text of a number, `true` or `false`, or items separated by commas. Defaults are written as KDL values.",
+    ),
+    code(
+        "param-unknown",
+        "The command line sets a parameter that is not declared",
+        "The message lists those that are.",
+    ),
+    code("param-unset", "A parameter has no value", "It has no default and was not given with `-P`."),
+    code(
+        "path-outside",
+        "A file would be written outside of the run's folder",
+        "Paths of written files are relative and have no `..`; `--out` says where the folder is.",
+    ),
+    code("reserved-column", "A column's name is taken", "`id` names the row and is set by `load`."),
+    code(
+        "secret-missing",
+        "An environment variable is not set",
+        "Reported by `check --env`: a teacher takes its key from it.",
+    ),
+    code("stray-brace", "A `}` closes nothing", "Delete it, or open a block before it."),
+    code(
+        "syntax",
+        "The text is not KDL 2",
+        "A node is `name value key=value { ... }` on a line of its own. The message says what was expected where.",
+    ),
+    code(
+        "syntax-timeout",
+        "A file takes too long to parse",
+        "Parsing is given up after some seconds. Split the file with `include`.",
+    ),
+    code("too-many-inputs", "A port reads one node and several are given", "Put a `concat` before it."),
+    code("too-many-references", "A port reads one node and several are named", "Put a `concat` before it."),
+    code(
+        "unclosed-block",
+        "A `{` has no `}`",
+        "Where the indentation gives a hint, the block that probably lacks its brace is labelled as well.",
+    ),
+    code("unclosed-comment", "A `/*` has no `*/`", "Comments nest: each opening needs its own closing."),
+    code(
+        "unclosed-string",
+        "A string is not closed",
+        "Strings in one pair of quotes end on their line. Longer ones stand between lines with `\"\"\"`.",
+    ),
+    code("unexpected-argument", "A node has more values than it takes", "Properties are written `name=value`."),
+    code("unexpected-block", "A node has a block and takes none", "Delete the braces."),
+    code(
+        "unknown-attribute",
+        "A value has no such attribute",
+        "`${axis.attribute}` needs the attribute on the value that the instance has; parameters have none.",
+    ),
+    code("unknown-axis", "A matrix has no such axis", "The message lists its axes."),
+    code("unknown-child", "A node has no child node of this name", "The message has the nearest name, or all of them."),
+    code("unknown-choice", "A word is none of the choices", "The message lists them."),
+    code("unknown-format", "A file's format cannot be told from its name", "Say it with `format`."),
+    code("unknown-matrix", "No matrix has this name", "Declare it, or correct the name."),
+    code("unknown-model", "No model has this name", "Declare it with `model`, or correct the name."),
+    code(
+        "unknown-name",
+        "A string mentions a name that means nothing here",
+        "`${name}` is a parameter, or an axis that this node keeps of its matrix.",
+    ),
+    code("unknown-operator", "There is no such operator or declaration", "`idiolect op list` shows all operators."),
+    code("unknown-output", "A node has no such output", "The message lists its outputs."),
+    code(
+        "unknown-property",
+        "A node has no property of this name",
+        "The message has the nearest name, or all of them.",
+    ),
+    code("unknown-teacher", "No teacher has this name", "Declare it with `teacher`, or correct the name."),
+    code(
+        "unknown-value",
+        "An axis has no such value",
+        "`keep` and `exclude` name values of the axis. The message lists them.",
+    ),
+    code(
+        "unreadable-file",
+        "A file cannot be read",
+        "The message has the system's reason. Include paths are relative to the file that includes.",
+    ),
+    code("unresolved-reference", "No node has this name", "The message has the nearest name."),
+    code("unused-attribute", "An attribute is never used", "A warning: no string mentions `${axis.attribute}`."),
+    code(
+        "unused-axis",
+        "An axis is never used",
+        "A warning: no node mentions the axis or keeps it with `over`, so that its instances differ in nothing but their names.",
+    ),
+    code(
+        "unused-input",
+        "A query does not read one of its inputs",
+        "A warning: the node waits for rows that it does not use.",
+    ),
+    code(
+        "unused-instances",
+        "Some instances are read by nobody",
+        "They are not run. `keep` or `exclude` them if they are not wanted.",
+    ),
+    code("unused-matrix", "A matrix is never used", "A warning: no node has `matrix` with its name."),
+    code("unused-model", "A model is never used", "A warning: no node names it."),
+    code(
+        "unused-node",
+        "Nobody reads a node's output",
+        "The node would be computed for nothing. Read it, delete it, or write `unused=\"ok\"`.",
+    ),
+    code("unused-param", "A parameter is never used", "A warning: no string mentions `${name}`."),
+    code("unused-teacher", "A teacher is never used", "A warning: no node names it."),
+    code(
+        "wrong-type",
+        "A value has another type than the field",
+        "The message says what is expected and what was found.",
+    ),
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+    use std::path::{Path, PathBuf};
+
+    /// The program's own sources, each without its unit tests.
+    fn sources() -> Vec<(PathBuf, String)> {
+        let mut files = Vec::new();
+        let mut folders = vec![Path::new(env!("CARGO_MANIFEST_DIR")).join("src")];
+        while let Some(folder) = folders.pop() {
+            for entry in std::fs::read_dir(folder).expect("a source folder") {
+                let path = entry.expect("an entry").path();
+                let name = path.file_name().expect("a name").to_string_lossy().into_owned();
+                if path.is_dir() {
+                    folders.push(path);
+                } else if name.ends_with(".rs") && name != "codes.rs" && !name.contains("tests") {
+                    let text = std::fs::read_to_string(&path).expect("a source file");
+                    let own = text.split("#[cfg(test)]\nmod tests {").next().unwrap_or_default().to_string();
+                    files.push((path, own));
+                }
+            }
+        }
+        files
+    }
+
+    /// The string literal that is the first argument of a call, for every call that begins with `call`.
+    fn first_arguments<'t>(text: &'t str, call: &str) -> Vec<&'t str> {
+        let argument = |(at, _)| -> Option<&'t str> {
+            let rest = text[at + call.len()..].trim_start().strip_prefix('"')?;
+            Some(&rest[..rest.find('"')?])
+        };
+        text.match_indices(call).filter_map(argument).collect()
+    }
+
+    #[test]
+    fn every_code_in_use_is_explained() {
+        let known: BTreeSet<&str> = CODES.iter().map(|c| c.code).collect();
+        let calls = ["Diagnostic::error(", "Diagnostic::warning(", "self.error(", "Problem::new("];
+        for (path, text) in sources() {
+            for used in calls.iter().flat_map(|call| first_arguments(&text, call)) {
+                assert!(known.contains(used), "`{used}` of {} is not in diag/codes.rs", path.display());
+            }
+        }
+    }
+
+    #[test]
+    fn every_code_explained_is_in_use() {
+        let sources = sources();
+        for code in CODES {
+            let quoted = format!("\"{}\"", code.code);
+            assert!(sources.iter().any(|(_, text)| text.contains(&quoted)), "`{}` is used nowhere", code.code);
+        }
+    }
+
+    #[test]
+    fn the_list_is_in_order_and_reads_well() {
+        for pair in CODES.windows(2) {
+            assert!(pair[0].code < pair[1].code, "{} stands before {}", pair[0].code, pair[1].code);
+        }
+        for code in CODES {
+            assert!(!code.title.ends_with('.') && code.doc.ends_with('.'), "{}", code.code);
+        }
+        assert!(explain("syntax").is_some() && explain("nothing").is_none());
+        assert!(markdown().contains("\n## syntax\n"));
+    }
+}
