@@ -19,6 +19,8 @@ mod package;
 mod probe;
 mod progress;
 mod reader;
+#[cfg(test)]
+mod tests;
 
 pub use catalog::{Catalog, FOLDER};
 pub use env::{FetchEnv, Retry};
