@@ -143,11 +143,10 @@ impl Kernel for Attend<'_> {
         let rows = task.tokens.len() * (heads / kv_heads);
         for from in (0..rows).step_by(TILE) {
             let count = TILE.min(rows - from);
-            let mut tile = Tile { seen: [(0, 0); TILE], count, head_dim, padded, query, output, scores };
+            let mut tile = Tile { seen: [const { 0..0 }; TILE], count, head_dim, padded, query, output, scores };
             for row in 0..count {
                 let (at, head) = task.place(from + row);
-                let seen = task.attention.visible(task.sequence.first + at - task.sequence.rows.start);
-                tile.seen[row] = (seen.start, seen.end);
+                tile.seen[row] = task.attention.visible(task.sequence.first + at - task.sequence.rows.start);
                 let query = &task.queries.row(at, heads * head_dim)[head * head_dim..][..head_dim];
                 for (to, from) in tile.query[row * head_dim..].iter_mut().zip(query) {
                     *to = from * scale;
@@ -167,8 +166,8 @@ impl Kernel for Attend<'_> {
 
 /// Up to six rows.
 struct Tile<'a> {
-    /// Per row the first position it sees and the one after the last.
-    seen: [(usize, usize); TILE],
+    /// The positions that each row sees.
+    seen: [Range<usize>; TILE],
     count: usize,
     head_dim: usize,
     padded: usize,
@@ -180,12 +179,9 @@ struct Tile<'a> {
 impl Tile<'_> {
     #[inline(always)]
     fn attend<S: Simd>(&mut self, s: S, segments: &[Segment<'_>], head: usize) {
-        let seen = &self.seen[..self.count];
-        let fold = |start: usize, f: fn(usize, usize) -> usize, of: fn(&(usize, usize)) -> usize| {
-            seen.iter().map(of).fold(start, f)
-        };
-        let (first, last) = (fold(usize::MAX, usize::min, |s| s.0) / 16, fold(0, usize::max, |s| s.1).div_ceil(16));
-        let common = fold(0, usize::max, |s| s.0)..fold(usize::MAX, usize::min, |s| s.1);
+        // Rows ascend in position: the first sees least to the right, the last least to the left.
+        let (front, back) = (self.seen[0].clone(), self.seen[self.count - 1].clone());
+        let (first, last) = (front.start / 16, back.end.div_ceil(16));
         let stride = (last - first) * 16;
         for segment in segments {
             let panels = segment.panels.start.max(first)..segment.panels.end.min(last);
@@ -201,49 +197,39 @@ impl Tile<'_> {
         }
         let mut sums = [0.0; TILE];
         for (row, sum) in sums[..self.count].iter_mut().enumerate() {
-            let (from, to) = (self.seen[row].0 - first * 16, self.seen[row].1 - first * 16);
+            let (from, to) = (self.seen[row].start - first * 16, self.seen[row].end - first * 16);
             *sum = softmax(s, &mut self.scores[row * stride..][..stride], from, to);
         }
         self.output[..self.count * self.padded].fill(0.0);
-        for row in 0..self.count {
-            self.weigh(s, segments, head, row, 1, self.seen[row].0..self.seen[row].1.min(common.start), first, stride);
+        // Per row in ascending order: positions that it sees and the last row does not, those that all see, the rest.
+        let common = back.start..front.end.max(back.start);
+        for piece in 0..=2 * self.count {
+            let (row, count, positions) = match piece {
+                row if row < self.count => (row, 1, self.seen[row].start..self.seen[row].end.min(common.start)),
+                row if row == self.count => (0, self.count, common.start..front.end),
+                row => {
+                    let row = row - self.count - 1;
+                    (row, 1, self.seen[row].start.max(common.end)..self.seen[row].end)
+                }
+            };
+            for segment in segments {
+                let part = positions.start.max(segment.panels.start * 16)..positions.end.min(segment.panels.end * 16);
+                if part.is_empty() {
+                    continue;
+                }
+                let panels = self.padded / 16;
+                let values = segment.values(head, part.start);
+                let w = F32Weights::new(values, panels, part.len(), 16, segment.position_stride());
+                let a = Rows { values: &self.scores[row * stride + part.start - first * 16..], stride };
+                let mut c = Block { values: &mut self.output[row * self.padded..], stride: self.padded };
+                // SAFETY: `w` was made for these panels and positions.
+                unsafe { tile::multiply(s, a, w, count, 0..panels, 0..part.len(), &mut c, false) };
+            }
         }
-        self.weigh(s, segments, head, 0, self.count, common.clone(), first, stride);
         for (row, sum) in sums[..self.count].iter().enumerate() {
-            let rest = self.seen[row].0.max(common.end).max(common.start)..self.seen[row].1;
-            self.weigh(s, segments, head, row, 1, rest, first, stride);
             for value in &mut self.output[row * self.padded..][..self.head_dim] {
                 *value /= sum;
             }
-        }
-    }
-
-    /// Adds the values of some positions, weighted, to the outputs of `count` rows that all see them.
-    #[inline(always)]
-    #[allow(clippy::too_many_arguments)]
-    fn weigh<S: Simd>(
-        &mut self,
-        s: S,
-        segments: &[Segment<'_>],
-        head: usize,
-        row: usize,
-        count: usize,
-        positions: Range<usize>,
-        first: usize,
-        stride: usize,
-    ) {
-        for segment in segments {
-            let part = positions.start.max(segment.panels.start * 16)..positions.end.min(segment.panels.end * 16);
-            if part.is_empty() {
-                continue;
-            }
-            let panels = self.padded / 16;
-            let values = segment.values(head, part.start);
-            let w = F32Weights::new(values, panels, part.len(), 16, segment.position_stride());
-            let a = Rows { values: &self.scores[row * stride + part.start - first * 16..], stride };
-            let mut c = Block { values: &mut self.output[row * self.padded..], stride: self.padded };
-            // SAFETY: `w` was made for these panels and positions.
-            unsafe { tile::multiply(s, a, w, count, 0..panels, 0..part.len(), &mut c, false) };
         }
     }
 }

@@ -4,6 +4,9 @@ use super::Isa;
 use super::simd::{Kernel, Simd, dispatch};
 use rayon::prelude::*;
 
+/// Values that one thread rounds at once.
+const PART: usize = 1 << 14;
+
 /// The bits of the nearest bf16 number, ties to even, as the high half of an f32; NaN stays NaN.
 #[inline(always)]
 fn round(x: f32) -> u32 {
@@ -25,8 +28,11 @@ pub(crate) fn rounded(isa: Isa, x: &[f32]) -> Vec<f32> {
         }
     }
     let mut to = vec![0.0; x.len()];
-    const PART: usize = 1 << 14;
-    x.par_chunks(PART).zip(to.par_chunks_mut(PART)).for_each(|(x, to)| dispatch(isa, Round(x, to)));
+    if x.len() <= PART {
+        dispatch(isa, Round(x, &mut to));
+    } else {
+        x.par_chunks(PART).zip(to.par_chunks_mut(PART)).for_each(|(x, to)| dispatch(isa, Round(x, to)));
+    }
     to
 }
 
@@ -56,13 +62,15 @@ impl PairRows {
         }
         let pairs = super::panels::pairs(inner);
         let mut values = vec![0; m.next_multiple_of(16) * pairs];
-        if pairs > 0 {
-            let least = (1_usize << 13).div_ceil(pairs);
-            values[..m * pairs]
-                .par_chunks_exact_mut(pairs)
-                .zip(x.par_chunks_exact(inner))
-                .with_min_len(least)
-                .for_each(|(to, x)| dispatch(isa, Pair(x, to)));
+        let rows = (PART / inner.max(1)).max(1);
+        let row = |(to, x): (&mut [u32], &[f32])| dispatch(isa, Pair(x, to));
+        if inner == 0 {
+            // Nothing to round.
+        } else if m <= rows {
+            values.chunks_exact_mut(pairs).zip(x.chunks_exact(inner)).for_each(row);
+        } else {
+            let to = values.par_chunks_exact_mut(pairs);
+            to.zip(x.par_chunks_exact(inner)).with_min_len(rows).for_each(row);
         }
         PairRows { values, pairs }
     }
