@@ -61,7 +61,7 @@ pub static PARAM: NodeSpec = NodeSpec {
         FieldSpec::new(
             "type",
             FieldKind::Choice(PARAM_TYPES),
-            "`path` is relative to the working directory; `list` is a list of strings",
+            "A `path` given with `-P` is relative to the working directory, a default to its file; `list` is a list of strings",
         )
         .required(),
         FieldSpec::new("default", FieldKind::List(&FieldKind::Scalar), "The value when none is given"),
@@ -192,3 +192,32 @@ pub static COMMON: &[FieldSpec] = &[
 
 /// `doc` of an operator node.
 pub static DOC: &[FieldSpec] = &[FieldSpec::new("doc", STR, "What the node is for")];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::load_text;
+    use crate::diag::{Diagnostics, Sources, render};
+
+    #[test]
+    fn every_example_decodes() {
+        for node in LANGUAGE.iter().filter(|n| n.name != "include") {
+            let (mut sources, mut diagnostics) = (Sources::new(), Diagnostics::new());
+            load_text("example", node.example, &[], &mut sources, &mut diagnostics).expect("a pipeline");
+            assert!(!diagnostics.has_errors(), "{}", render(&diagnostics, &sources, false));
+            assert!(find(node.name).is_some_and(|n| !n.doc.is_empty() && node.example.starts_with(n.name)));
+        }
+    }
+
+    #[test]
+    fn no_operator_takes_a_name_of_the_language() {
+        for op in crate::ops::REGISTRY {
+            assert!(find(op.name).is_none(), "{}", op.name);
+            let taken: Vec<&str> = COMMON.iter().chain(DOC).map(|f| f.name).collect();
+            let own: Vec<&str> = op.inputs.iter().map(|i| i.name).chain(op.fields.iter().map(|f| f.name)).collect();
+            for (i, name) in own.iter().enumerate() {
+                assert!(!taken.contains(name) && !own[..i].contains(name), "`{name}` of `{}`", op.name);
+            }
+        }
+    }
+}
