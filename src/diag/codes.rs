@@ -33,6 +33,11 @@ const fn code(code: &'static str, title: &'static str, doc: &'static str) -> Cod
 /// In alphabetical order.
 pub static CODES: &[Code] = &[
     code(
+        "ambiguous-fingerprint",
+        "Several outputs have that beginning",
+        "`store explain` takes the first characters of a fingerprint as long as only one output begins with them.",
+    ),
+    code(
         "ambiguous-instances",
         "A reference means several instances",
         "A node with fewer matrix axes than its producer would read several instances through a port that takes one. Give the node the same `matrix` and axes, or gather the instances with `concat`.",
@@ -41,6 +46,11 @@ pub static CODES: &[Code] = &[
         "ambiguous-name",
         "A parameter and an axis share a name",
         "`${name}` would mean two things in a node of the sweep. Rename one of them.",
+    ),
+    code(
+        "artifact-gone",
+        "A finished output went away during the run",
+        "Something removed it from the store. Run the same command again.",
     ),
     code(
         "bad-character",
@@ -71,6 +81,11 @@ pub static CODES: &[Code] = &[
         "bad-expression",
         "An expression cannot be used",
         "It does not parse, uses a function that does not exist, or has another type than its place needs. Conditions are booleans.",
+    ),
+    code(
+        "bad-file-name",
+        "A node names a file outside of the run's folder",
+        "Names of files are relative, without `..`.",
     ),
     code(
         "bad-glob",
@@ -170,9 +185,24 @@ pub static CODES: &[Code] = &[
         "The node may need more tokens than the model can hold. Lower `max-tokens`, or take a model with a longer context.",
     ),
     code(
+        "corrupt-artifact",
+        "A finished output is damaged",
+        "Its files are not those that its manifest names. `idiolect store gc --broken` removes it, and the next run makes it again.",
+    ),
+    code(
+        "corrupt-part",
+        "A stored part cannot be read",
+        "Run the same command again: what is damaged is found, moved aside and made anew. Finished rows are in the journals and are not computed again.",
+    ),
+    code(
         "cycle",
         "Nodes read each other in a circle",
         "A pipeline has no loops. Every edge of the circle is labelled: cut one.",
+    ),
+    code(
+        "disk-full",
+        "No space left, or a limit on file sizes",
+        "Make room (`idiolect store gc`) or give another place with `--store` or `--out`, then run the same command again: what is finished is kept.",
     ),
     code("duplicate-column", "A column is named twice", "Once is enough."),
     code(
@@ -230,6 +260,8 @@ pub static CODES: &[Code] = &[
         "A file includes itself",
         "Directly, or through the files whose includes are labelled. Move what both need into a third file.",
     ),
+    code("io-error", "The system refused to read or write", "The message has the system's own words and the path."),
+    code("journal-too-large", "A result is too large for the journal", "One result has more than 4 GiB."),
     code(
         "literal-secret",
         "A key stands in the file",
@@ -284,6 +316,7 @@ pub static CODES: &[Code] = &[
         "Exactly one of `dataset`, `hub` and `path` says where a model comes from.",
     ),
     code("nested-too-deep", "Blocks are nested too deep", "No node of the language needs more than a few levels."),
+    code("no-artifact", "No output has that fingerprint", "`idiolect store ls` lists what is there."),
     code("no-effect", "A field changes nothing", "A warning: with these columns the field does nothing."),
     code(
         "no-matching-instance",
@@ -291,10 +324,32 @@ pub static CODES: &[Code] = &[
         "Producer and reader share axes, and no instance of the producer has the reader's values on them. Compare their matrices, `keep` and `exclude`.",
     ),
     code(
+        "no-models",
+        "A run without models met a node that needs one",
+        "Only programs that use the library can start such a run.",
+    ),
+    code(
+        "no-permission",
+        "The system allows no writing there",
+        "Allow it, or give another place with `--store` (or `IDIOLECT_STORE`) and `--out`.",
+    ),
+    code("no-signals", "Ctrl-C cannot be watched for", "The system gave no signal handler."),
+    code(
+        "no-store",
+        "There is no store at that place",
+        "`idiolect run` makes one. `--store` and `IDIOLECT_STORE` name another.",
+    ),
+    code(
+        "no-thread",
+        "The system gave no thread",
+        "Raise the limit of processes, or run fewer nodes at once with `--stages`.",
+    ),
+    code(
         "not-a-file",
         "A path names a folder",
         "`load` reads files: name one, or several with a glob such as `folder/*.jsonl`.",
     ),
+    code("not-a-store", "The folder holds something else", "A store is made in a new or empty folder."),
     code(
         "not-row-wise",
         "An expression looks at several rows",
@@ -332,9 +387,21 @@ pub static CODES: &[Code] = &[
     ),
     code("reserved-column", "A column's name is taken", "`id` names the row and is set by `load`."),
     code(
+        "run-folder-in-use",
+        "Another run is writing into the run folder",
+        "Wait for it, or give another folder with `--out`. Both can use one store.",
+    ),
+    code(
         "secret-missing",
         "An environment variable is not set",
         "Reported by `check --env`: a teacher takes its key from it.",
+    ),
+    code("store-in-use", "A run is working in the store", "`store gc` needs the store for itself."),
+    code("store-not-a-folder", "The store's place is a file", "Give a folder with `--store`."),
+    code(
+        "store-version",
+        "The store is of another version",
+        "Use the idiolect that made it, or give a new folder with `--store`.",
     ),
     code("stray-brace", "A `}` closes nothing", "Delete it, or open a block before it."),
     code(
@@ -422,6 +489,11 @@ pub static CODES: &[Code] = &[
     ),
     code("unused-param", "A parameter is never used", "A warning: no string mentions `${name}`."),
     code("unused-teacher", "A teacher is never used", "A warning: no node names it."),
+    code(
+        "wrong-rows",
+        "An operator gave rows that do not have the planned schema",
+        "This is a mistake in idiolect and not in the pipeline: please report it with the pipeline file.",
+    ),
     code(
         "wrong-type",
         "A value has another type than the field",
