@@ -5,7 +5,7 @@ use super::manifest::{
     Split, WeightsKind,
 };
 use super::reader::{Node, suggest};
-use crate::diag::{Diagnostics, SourceId, Span, Spanned};
+use crate::diag::{Diagnostics, SourceId, Spanned};
 use crate::ops::list;
 use crate::syntax;
 use indexmap::IndexMap;
@@ -41,7 +41,7 @@ fn dataset(node: &mut Node<'_, '_>, origin: &Origin) -> Option<DatasetManifest> 
     let license = node.required_string("license");
     let homepage = node.string("homepage");
     let columns = node.child("columns").map(|n| columns(node, n)).unwrap_or_default();
-    let fields = node.child("fields").map(|n| fields(node, n));
+    let fields = node.child("fields").map(|n| fields(node, n, &columns));
     let archives = archives(node);
     let mut splits = IndexMap::new();
     for child in node.children_named("split") {
@@ -95,17 +95,21 @@ fn columns(parent: &mut Node<'_, '_>, child: &syntax::Node) -> IndexMap<String, 
     })
 }
 
-/// Our name -> theirs, with the place of ours.
-type FieldMap = IndexMap<String, (String, Span)>;
+/// Our name -> theirs.
+type FieldMap = IndexMap<String, String>;
 
 /// `fields { ours "theirs" }`.
-fn fields(parent: &mut Node<'_, '_>, child: &syntax::Node) -> FieldMap {
+fn fields(parent: &mut Node<'_, '_>, child: &syntax::Node, columns: &IndexMap<String, Column>) -> FieldMap {
     parent.within(child, |node| {
         let mut fields = IndexMap::new();
         for child in node.distinct_children() {
             node.within(child, |n| {
-                if let Some(theirs) = n.argument("the field's name in the source") {
-                    fields.insert(n.name().to_string(), (theirs.value, n.name_span()));
+                let (ours, theirs) = (n.name(), n.argument("the field's name in the source"));
+                if !columns.contains_key(ours) {
+                    let help = suggest(ours, columns.keys().map(String::as_str));
+                    n.error_at_name(format!("`{ours}` is not in `columns`"), "mapped here", help);
+                } else if let Some(theirs) = theirs {
+                    fields.insert(ours.to_string(), theirs.value);
                 }
                 n.finish();
             });
@@ -124,7 +128,7 @@ fn split(
     let name = node.argument("the split's name");
     let doc = node.string("doc").map(|d| d.value).unwrap_or_default();
     let rows = node.unsigned("rows");
-    let own = node.child("fields").map(|n| fields(node, n));
+    let own = node.child("fields").map(|n| fields(node, n, columns));
     let mut files = Vec::new();
     for child in node.children_named("file") {
         files.extend(node.within(child, |n| file(n, archives, true)));
@@ -132,31 +136,20 @@ fn split(
     if files.is_empty() && !node.has_child("file") {
         node.error_at_name("a split needs at least one `file`".into(), "no `file` inside", None);
     }
-    let fields = mapping(node, columns, shared, own);
+    let fields = mapping(columns, shared, own);
     node.finish();
     Some(Split { name: name?, doc, rows: rows.map(|r| r.value), files, fields }).filter(|_| !node.failed())
 }
 
 /// The split's own mapping over the data set's; without either, every column comes from a field of its name.
-fn mapping(
-    node: &mut Node<'_, '_>,
-    columns: &IndexMap<String, Column>,
-    shared: Option<&FieldMap>,
-    own: Option<FieldMap>,
-) -> IndexMap<String, String> {
+fn mapping(columns: &IndexMap<String, Column>, shared: Option<&FieldMap>, own: Option<FieldMap>) -> FieldMap {
     let mut all: FieldMap = match (shared, &own) {
-        (None, None) => columns.keys().map(|c| (c.clone(), (c.clone(), node.name_span()))).collect(),
+        (None, None) => columns.keys().map(|c| (c.clone(), c.clone())).collect(),
         (shared, _) => shared.cloned().unwrap_or_default(),
     };
     all.extend(own.unwrap_or_default());
-    for (ours, (_, span)) in &all {
-        if !columns.contains_key(ours) {
-            let help = suggest(ours, columns.keys().map(String::as_str));
-            node.error(format!("`{ours}` is not in `columns`"), *span, "mapped here", help);
-        }
-    }
     // In the order of `columns`, so that every split's schema has one order.
-    columns.keys().filter_map(|c| all.get(c).map(|(theirs, _)| (c.clone(), theirs.clone()))).collect()
+    columns.keys().filter_map(|c| all.get(c).map(|theirs| (c.clone(), theirs.clone()))).collect()
 }
 
 fn model(node: &mut Node<'_, '_>, origin: &Origin) -> Option<ModelManifest> {
@@ -320,11 +313,9 @@ fn hub(node: &mut Node<'_, '_>) -> Option<Source> {
         fine.then_some(id.value)
     });
     let file = node.required_string("file").and_then(|f| relative_name(node, f));
-    let revision = match node.string("revision") {
-        Some(revision) => relative_name(node, revision)?.value,
-        None => "main".to_string(),
-    };
+    let revision = node.string("revision").map(|r| relative_name(node, r).map(|r| r.value));
     let kind = node.string("repo-type").map(|k| node.choice(&k, RepoKind::NAMES));
+    let revision = revision.unwrap_or_else(|| Some("main".into()))?;
     Some(Source::Hub { repo: kind.unwrap_or(Some(RepoKind::Model))?, id: id?, revision, file: file?.value })
 }
 

@@ -3,6 +3,7 @@
 mod common;
 mod damage;
 mod documents;
+mod fetch;
 mod fmt;
 mod runs;
 mod scale;
