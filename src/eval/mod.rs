@@ -1,3 +1,4 @@
 //! Judging texts and numbers: answer extraction and statistics.
 
+pub mod answer;
 pub mod statistics;

@@ -10,6 +10,7 @@ pub mod expression;
 mod filter;
 pub mod gather;
 mod join;
+mod lint;
 mod load;
 mod plot;
 pub mod polars_bridge;
@@ -52,6 +53,7 @@ pub static REGISTRY: &[&OpSpec] = &[
     &sql::SPEC,
     &split_by_ppl::SPEC,
     &summarize::SPEC,
+    &lint::SPEC,
     &table::SPEC,
     &plot::SPEC,
     &write::SPEC,
