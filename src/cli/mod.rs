@@ -8,6 +8,8 @@ use std::process::ExitCode;
 
 mod check;
 mod common;
+mod completions;
+mod docs;
 mod fetch;
 mod fetch_progress;
 mod fmt;
@@ -38,6 +40,9 @@ enum Command {
     Fetch(fetch::Args),
     Store(store::Args),
     Schema(schema::Args),
+    Completions(completions::Args),
+    #[command(hide = true)]
+    Docs(docs::Args),
 }
 
 /// Exit codes, as promised in `--help` and the docs.
@@ -63,6 +68,8 @@ pub fn main() -> ExitCode {
         Command::Fetch(args) => fetch::run(args),
         Command::Store(args) => store::run(args),
         Command::Schema(args) => schema::run(args),
+        Command::Completions(args) => completions::run(args),
+        Command::Docs(args) => docs::run(args),
     };
     ExitCode::from(code)
 }

@@ -82,7 +82,7 @@ impl<'a> Binder<'a> {
     ) -> Option<Vec<(usize, Edge)>> {
         let references: Vec<&InputDecl> = decl.inputs.iter().filter(|i| i.port == port.name).collect();
         let mut bound = Vec::new();
-        let mut sound = self.count(decl, port, &references);
+        let mut sound = self.any(decl, port, &references);
         for reference in references {
             match self.reference(decl, port, reference, pipeline) {
                 Some((output, producers)) => {
@@ -97,34 +97,20 @@ impl<'a> Binder<'a> {
         sound.then_some(bound)
     }
 
-    /// Whether a port has as many references as it takes.
-    fn count(&mut self, decl: &NodeDecl, port: &InputSpec, references: &[&InputDecl]) -> bool {
-        match (port.arity, references) {
-            (Arity::One | Arity::Many, []) => {
-                self.report(
-                    Diagnostic::error(
-                        "missing-input",
-                        format!("`{}` needs the input `{}`: {}", decl.name.base, port.name, port.doc),
-                    )
-                    .at(decl.name_span, format!("`{}` is missing", port.name))
-                    .help(format!("add `{}=\"NODE\"`", port.name)),
-                );
-                false
-            }
-            (Arity::One | Arity::Optional, [first, second, ..]) => {
-                self.report(
-                    Diagnostic::error(
-                        "too-many-inputs",
-                        format!("`{}` of `{}` takes one node, found {}", port.name, decl.op.name, references.len()),
-                    )
-                    .at(second.span, "one too many")
-                    .and(first.span, "the first")
-                    .help("put a `concat` or `join` between them"),
-                );
-                false
-            }
-            _ => true,
+    /// An empty list parameter may leave a port without references. Too many are found when the node is read.
+    fn any(&mut self, decl: &NodeDecl, port: &InputSpec, references: &[&InputDecl]) -> bool {
+        if port.arity == Arity::Optional || !references.is_empty() {
+            return true;
         }
+        self.report(
+            Diagnostic::error(
+                "missing-input",
+                format!("`{}` reads rows through `{}`: {}", decl.op.name, port.name, port.doc),
+            )
+            .at(decl.name_span, format!("`{}` names no node", port.name))
+            .help(format!("write `{}=\"node\"`, with the name of the node to read", port.name)),
+        );
+        false
     }
 
     /// The output and the producer instances that a reference means.
