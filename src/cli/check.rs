@@ -32,7 +32,7 @@ pub fn run(args: Args) -> u8 {
     let mut compiler = Compiler::new();
     // Nobody sees the fingerprints of a check, so no file is read for them.
     let digests = if args.env { FileDigests::in_memory() } else { FileDigests::off() };
-    let env = PlanEnv { digests, check_environment: args.env, ..compiler.env(None) };
+    let env = PlanEnv { digests, check_environment: args.env, files_must_exist: args.env, ..compiler.env(None) };
     let plan = compiler.plan(&args.pipeline, &env);
     if args.json {
         let document = json!({

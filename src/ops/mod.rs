@@ -137,6 +137,8 @@ pub struct ResolveCx<'a> {
     /// Look at files of the user's machine (`load` reads schemas). Off in pure checks of examples, where
     /// a missing file is no error as long as the schema is declared.
     pub look_at_files: bool,
+    /// A file that a node reads must be there. Off in a plain `check`, where declared columns stand for the file.
+    pub files_must_exist: bool,
 }
 
 impl<'a> ResolveCx<'a> {

@@ -115,6 +115,7 @@ impl Node {
             models: &|_| None,
             datasets,
             look_at_files,
+            files_must_exist: look_at_files,
         });
         match resolved {
             Some(resolved) if !diagnostics.has_errors() => Ok(Self { operator, resolved, inputs: inputs.to_vec() }),

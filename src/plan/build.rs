@@ -134,6 +134,7 @@ impl Planner<'_, '_> {
             models: &lookup,
             datasets: self.env.datasets.as_ref(),
             look_at_files: self.env.look_at_files,
+            files_must_exist: self.env.files_must_exist,
         })?;
         if resolved.outputs.len() != decl.op.outputs.len() {
             let (op, given, declared) = (decl.op.name, resolved.outputs.len(), decl.op.outputs.len());

@@ -36,6 +36,8 @@ pub struct PlanEnv {
     pub digests: FileDigests,
     /// Whether operators may look at files of the user's machine (`load` reads schemas).
     pub look_at_files: bool,
+    /// A file that a node reads must be there, even where its columns are declared. Off in a plain `check`.
+    pub files_must_exist: bool,
     /// Also report what only a run needs: secrets, files and fetched models (`check --env`).
     pub check_environment: bool,
 }
@@ -48,6 +50,7 @@ impl PlanEnv {
             datasets: None,
             digests: FileDigests::in_memory(),
             look_at_files: true,
+            files_must_exist: true,
             check_environment: false,
         }
     }
@@ -56,7 +59,13 @@ impl PlanEnv {
     pub fn pure() -> Self {
         let catalog = Catalog::built_in(&mut Sources::new(), &mut Diagnostics::new());
         let datasets = Some(Arc::new(Fetcher::new(catalog, FetchEnv::from_lookup(|_| None))));
-        Self { datasets, digests: FileDigests::off(), look_at_files: false, ..Self::new(DeclaredOnly) }
+        Self {
+            datasets,
+            digests: FileDigests::off(),
+            look_at_files: false,
+            files_must_exist: false,
+            ..Self::new(DeclaredOnly)
+        }
     }
 }
 

@@ -3,7 +3,7 @@
 use crate::cli::plan::type_word;
 use crate::diag::{Diagnostics, Sources};
 use crate::fetch::{Catalog, DatasetManifest, FetchEnv, Fetcher};
-use crate::ops::{Arity, Default, FieldKind, OpSpec, REGISTRY};
+use crate::ops::{Arity, Default, FieldKind, FieldSpec, OpSpec, REGISTRY};
 use crate::plan::{Plan, PlanEnv};
 use crate::{config, graph, plan};
 use std::collections::HashSet;
@@ -40,20 +40,7 @@ pub fn operator_contract(op: &OpSpec) -> String {
         // Writing to a string cannot fail, here and below.
         let _ = writeln!(out, "    input \"{}\" arity=\"{arity}\"", input.name);
     }
-    for field in op.fields {
-        let word = match field.kind {
-            FieldKind::Column => "column",
-            FieldKind::List(FieldKind::Column) => "columns",
-            FieldKind::Expr => "expression",
-            _ => continue,
-        };
-        let default = match field.default {
-            Default::Str(s) => format!(" default={}", quoted(s)),
-            _ if field.required => " required=#true".into(),
-            _ => String::new(),
-        };
-        let _ = writeln!(out, "    reads \"{}\" as=\"{word}\"{default}", field.name);
-    }
+    reads(&mut out, "", op.fields);
     match example(op) {
         Some(plan) => outputs(&mut out, op, &plan),
         None => op.outputs.iter().for_each(|o| {
@@ -61,6 +48,29 @@ pub fn operator_contract(op: &OpSpec) -> String {
         }),
     }
     out + "}\n"
+}
+
+/// Fields that name columns, also inside records.
+fn reads(out: &mut String, prefix: &str, fields: &[FieldSpec]) {
+    for field in fields {
+        let name = format!("{prefix}{}", field.name);
+        let word = match field.kind {
+            FieldKind::Column => "column",
+            FieldKind::List(FieldKind::Column) => "columns",
+            FieldKind::Expr => "expression",
+            FieldKind::Records(inner) => {
+                reads(out, &format!("{name}."), inner);
+                continue;
+            }
+            _ => continue,
+        };
+        let default = match field.default {
+            Default::Str(s) => format!(" default={}", quoted(s)),
+            _ if field.required => " required=#true".into(),
+            _ => String::new(),
+        };
+        let _ = writeln!(out, "    reads \"{name}\" as=\"{word}\"{default}");
+    }
 }
 
 /// The operator's example, planned without a look at any file.

@@ -180,7 +180,8 @@ impl Operator for Load {
                 return None;
             }
         };
-        if let Some(problem) = found.missing.as_ref().filter(|_| !self.skip_missing) {
+        let must_exist = cx.files_must_exist || found.wishes.columns.is_empty();
+        if let Some(problem) = found.missing.as_ref().filter(|_| !self.skip_missing && must_exist) {
             cx.error(problem.diagnostic(self.origin.span()));
             return None;
         }
@@ -189,7 +190,8 @@ impl Operator for Load {
         let mut resolved = Resolved::new(vec![shape.schema()], self.estimate(rows));
         resolved.seeded = self.sample.is_some() && self.seed.is_none();
         resolved.files = found.digested();
-        resolved.skipped = found.missing.as_ref().map(|problem| problem.message.clone());
+        let skipped = found.missing.as_ref().filter(|_| self.skip_missing);
+        resolved.skipped = skipped.map(|problem| problem.message.clone());
         // A node is resolved once; if it were again, it would find the same.
         let _ = self.found.set(found);
         Some(resolved)

@@ -90,7 +90,7 @@ impl Published {
             cx.error(missing_column(column, "the table", &names));
             sound = false;
         }
-        if cx.look_at_files {
+        if cx.files_must_exist || (cx.look_at_files && self.path.value.exists()) {
             sound &= self.check_file(cx);
         }
         sound
