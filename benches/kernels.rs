@@ -4,7 +4,7 @@
 
 use candle_core::{Device, Tensor};
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use idiolect::model::cpu::{Format, Isa, PackedLinear};
+use idiolect::model::cpu::{Attention, Format, Isa, KvCache, PackedLinear, Queries, Rows, label_nll};
 use std::hint::black_box;
 use std::time::Duration;
 
@@ -93,5 +93,41 @@ fn linear(c: &mut Criterion) {
     }
 }
 
-criterion_group!(benches, peak, linear);
+/// Causal attention of whole sequences, and of one new token after each of them.
+fn attention(c: &mut Criterion) {
+    let isa = Isa::from_env().expect("a path of this machine");
+    let attention = Attention { heads: 9, kv_heads: 3, head_dim: 64, scale: 0.125, window: None };
+    let mut group = short(c, "attention");
+    for len in [256, 2048] {
+        let (q, kv) = (values(len * 576), values(len * 192));
+        let mut cache = KvCache::new(3, 64);
+        cache.append(Rows::packed(&kv, 192), Rows::packed(&kv, 192), len);
+        let mut out = vec![0.0; len * 576];
+        for (name, first) in [("whole", 0), ("one token", len - 1)] {
+            let queries = [Queries { cache: &cache, rows: 0..len - first, first }];
+            let seen: usize = (first + 1..=len).sum();
+            group.throughput(Throughput::Elements((4 * 576 * seen) as u64));
+            group.bench_function(BenchmarkId::new(name, len), |b| {
+                b.iter(|| attention.forward(isa, Rows::packed(&q, 576), &queries, &mut out))
+            });
+        }
+    }
+}
+
+/// Likelihoods of labels among 49152 entries.
+fn labels(c: &mut Criterion) {
+    let isa = Isa::from_env().expect("a path of this machine");
+    let output = PackedLinear::pack_f32(&values(576 * 49152), 49152, 576, Format::F32);
+    let mut group = short(c, "label nll");
+    for m in [1, 64, 512] {
+        let (hidden, labels) = (values(m * 576), vec![7; m]);
+        let mut nll = vec![0.0; m];
+        group.throughput(Throughput::Elements((2 * m * 576 * 49152) as u64));
+        group.bench_function(BenchmarkId::new("f32", m), |b| {
+            b.iter(|| label_nll(isa, &hidden, &output, &labels, &mut nll))
+        });
+    }
+}
+
+criterion_group!(benches, peak, linear, attention, labels);
 criterion_main!(benches);

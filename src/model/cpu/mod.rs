@@ -1,9 +1,14 @@
 //! Kernels for the processor, on plain slices.
 //!
 //! Every kernel is row-invariant by construction: the bits of an output row depend on that row's inputs
-//! and the weights alone, never on how many rows there are, how they are packed, or how many threads work. In f32 the
-//! portable, AVX2 and AVX-512 paths give the same bits too: all is written once against 16 lanes ([`simd`]), each
-//! sum in a fixed order. The AVX-512 and AMX paths are tested where a machine has them.
+//! and the weights alone, never on how many rows there are, how they are packed, or how many threads work.
+//!
+//! In f32 the portable, AVX2 and AVX-512 paths give the same bits too: all is written once against 16 lanes
+//! (`simd.rs`), each sum in a fixed order of fused multiply-adds. `Format::Bf16` is the exception: its sums are the
+//! unit's own (AMX, AVX-512 BF16, or f32 where there is none), the same for a row on any machine with that unit.
+//!
+//! The unit tests run every path that the machine has. The AVX-512 and AMX paths were checked instruction by
+//! instruction in emulators, which says that they are right and nothing about their speed.
 //!
 //! Work is shared among the threads of the rayon pool that the caller is in.
 
