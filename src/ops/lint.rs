@@ -169,6 +169,9 @@ struct Lint {
     fail_on: Option<Severity>,
 }
 
+/// A type in words, and whether a column is of it.
+type Expected = (&'static str, fn(&DataType) -> bool);
+
 /// How answers are read and judged.
 #[derive(Debug)]
 struct Answers {
@@ -258,10 +261,9 @@ impl Operator for Lint {
 impl Lint {
     /// The columns that are read from an input, the type that each must have, and where it is named.
     fn check_columns(&self, input: &InputInfo, cx: &mut ResolveCx<'_>) -> bool {
-        let text: (&str, fn(&DataType) -> bool) = ("text", is_string);
-        let value: (&str, fn(&DataType) -> bool) = ("text or a number", |t| is_string(t) || is_number(t));
-        let mut needed: Vec<(&str, Span, (&str, fn(&DataType) -> bool))> =
-            vec![(&self.question.value, self.question.span, text)];
+        let text: Expected = ("text", is_string);
+        let value: Expected = ("text or a number", |t| is_string(t) || is_number(t));
+        let mut needed: Vec<(&str, Span, Expected)> = vec![(&self.question.value, self.question.span, text)];
         if input.port == "from" {
             needed.push((&self.response.value, self.response.span, text));
             if let Some(answers) = &self.answers {

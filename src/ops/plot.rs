@@ -96,6 +96,9 @@ plot "by-writer" from="cells" kind="bar" x="topic" series="writer" y="mean_score
 plot "spread" from="answers" kind="histogram" x="score" series="writer"
 "#;
 
+/// A type in words, and whether a column is of it.
+type Expected = (&'static str, fn(&DataType) -> bool);
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kind {
     Bar,
@@ -232,14 +235,14 @@ impl Operator for Plot {
     fn resolve(&self, cx: &mut ResolveCx<'_>) -> Option<Resolved> {
         let schema = gather::schema(cx, "from")?;
         let unknown = cx.port("from").iter().all(|i| i.skipped.is_some());
-        let number: fn(&DataType) -> bool = |t| is_number(t) || *t == DataType::Null;
-        let name: fn(&DataType) -> bool = |t| is_string(t) || is_number(t) || *t == DataType::Boolean;
-        let x = if self.kind == Kind::Bar { ("text, a number or a boolean", name) } else { ("a number", number) };
-        let mut needed: Vec<(&Spanned<String>, (&str, fn(&DataType) -> bool))> =
-            self.x.iter().map(|c| (c, x)).collect();
-        needed.extend(self.series.iter().map(|c| (c, ("text, a number or a boolean", name))));
+        let number: Expected = ("a number", |t| is_number(t) || *t == DataType::Null);
+        let name: Expected =
+            ("text, a number or a boolean", |t| is_string(t) || is_number(t) || *t == DataType::Boolean);
+        let x = if self.kind == Kind::Bar { name } else { number };
+        let mut needed: Vec<(&Spanned<String>, Expected)> = self.x.iter().map(|c| (c, x)).collect();
+        needed.extend(self.series.iter().map(|c| (c, name)));
         let ends = self.interval.iter().flat_map(|(low, high)| [low, high]);
-        needed.extend(self.y.iter().chain(ends).map(|c| (c, ("a number", number))));
+        needed.extend(self.y.iter().chain(ends).map(|c| (c, number)));
         let mut sound = true;
         for (column, (expected, accepts)) in needed.into_iter().filter(|_| !unknown) {
             sound &= self.need(column, expected, accepts, &schema, cx);

@@ -94,7 +94,11 @@ fn a_quantile_takes_whole_rows_and_the_earlier_of_equals() {
         [("0.5", "1 2 3", "0 4 6"), ("0.0", "", "0 1 2 3 4 6"), ("1.0", "0 1 2 3 4 6", ""), ("0.9", "0 1 2 3 4", "6")]
     {
         for batch_rows in [1, 3, 100] {
-            let ran = run(&format!(r#"split-by-ppl "h" from="x" quantile={quantile}"#), &[input.clone()], batch_rows);
+            let ran = run(
+                &format!(r#"split-by-ppl "h" from="x" quantile={quantile}"#),
+                std::slice::from_ref(&input),
+                batch_rows,
+            );
             assert_eq!((ids(&ran.rows[0]).as_str(), ids(&ran.rows[1]).as_str()), (lower, higher), "{quantile}");
             assert_eq!(
                 ran.rejected.iter().map(|r| (r.id.as_str(), r.reason)).collect::<Vec<_>>(),

@@ -7,12 +7,12 @@ use std::sync::Arc;
 /// Scored rows of two variants; every fourth of `b` is cheap.
 fn scored(count: usize) -> RecordBatch {
     let row = |i: usize| {
-        let variant = if i % 3 == 0 { "a" } else { "b" };
+        let variant = if i.is_multiple_of(3) { "a" } else { "b" };
         let ppl = 2.0 + (i * 7919 % 101) as f64 / 10.0;
         let tokens = 10 + i % 5;
         json!({
             "id": format!("x:{i}"), "variant": variant, "ppl": ppl, "nll": ppl.ln() * tokens as f64,
-            "label_tokens": tokens, "response_tokens": tokens - 1, "right": i % 4 == 0,
+            "label_tokens": tokens, "response_tokens": tokens - 1, "right": i.is_multiple_of(4),
         })
     };
     rows(&serde_json::to_string(&(0..count).map(row).collect::<Vec<_>>()).unwrap())
