@@ -5,7 +5,7 @@
 
 use super::config::Config;
 use super::error::{Doing, Result};
-use super::kernels::{AttentionShape, FrozenLinear, Kernels, Packing};
+use super::kernels::{Angles, AttentionShape, FrozenLinear, Kernels, Packing};
 use super::rope::inverse_frequencies;
 use super::weights::{Matrix, Weights};
 use candle_core::{Device, Tensor};
@@ -57,12 +57,6 @@ struct Norm {
     eps: f32,
 }
 
-/// Angles of the tokens of one batch.
-struct Angles {
-    cos: Tensor,
-    sin: Tensor,
-}
-
 /// Loads tensors below a prefix of names.
 struct Loader<'a> {
     weights: &'a Weights,
@@ -77,14 +71,14 @@ impl Loader<'_> {
     }
 
     fn norm(&self, name: &str, width: usize) -> Result<Norm> {
-        let weight = self.weights.tensor_f32(&format!("{}{name}.weight", self.prefix), &[width])?;
+        let weight = self.weights.vector(&format!("{}{name}.weight", self.prefix), width)?;
         Ok(Norm { weight, eps: self.config.rms_norm_eps })
     }
 
     fn linear(&self, name: &str, input: usize, output: usize, bias: bool) -> Result<Arc<dyn FrozenLinear>> {
         let matrix = self.weights.matrix(&format!("{}{name}.weight", self.prefix), output, input)?;
         let bias = match bias {
-            true => Some(self.weights.tensor(&format!("{}{name}.bias", self.prefix), &[output])?),
+            true => Some(self.weights.vector(&format!("{}{name}.bias", self.prefix), output)?),
             false => None,
         };
         self.kernels.linear(matrix, bias).doing(|| format!("preparing `{}{name}` [{output}, {input}]", self.prefix))
@@ -135,7 +129,7 @@ impl Decoder {
     pub fn load(weights: &Weights, config: &Config, kernels: Arc<dyn Kernels>, device: &Device) -> Result<Self> {
         let loader = Loader { weights, config, kernels: &*kernels, prefix: "model.".into() };
         let (vocab, width) = (config.vocab_size, config.hidden_size);
-        let embed_tokens = weights.tensor("model.embed_tokens.weight", &[vocab, width])?;
+        let embed_tokens = weights.table("model.embed_tokens.weight", vocab, width)?;
         let head = match config.tie_word_embeddings {
             true if weights.is_quantized() => weights.matrix("model.embed_tokens.weight", vocab, width)?,
             // The same memory serves both.
@@ -161,41 +155,31 @@ impl Decoder {
     /// Final hidden states, after the last norm: `[tokens, hidden_size]`.
     pub fn forward(&self, tokens: &[u32], packing: &Packing) -> TensorResult<Tensor> {
         debug_assert_eq!(tokens.len(), packing.tokens());
-        let angles = self.angles(packing)?;
-        let mut x = self.embed_tokens.index_select(&Tensor::new(tokens, &self.device)?, 0)?;
-        for layer in &self.layers {
-            x = layer.forward(&x, &angles, packing, &*self.kernels)?;
+        let kernels = &*self.kernels;
+        let angles = kernels.angles(&self.inverse_frequencies, &packing.positions())?;
+        let x = self.embed_tokens.index_select(&Tensor::new(tokens, &self.device)?, 0)?;
+        let mut x = x.to_dtype(kernels.activations())?;
+        // Each half of a layer ends with a sum that the next half begins by norming.
+        let mut y = self.layers.first().map_or(&self.norm, |l| &l.input_layernorm).forward(&x, kernels)?;
+        for (layer, next) in self.layers.iter().zip(1..) {
+            let delta = layer.self_attn.forward(&y, &angles, packing, kernels)?;
+            (x, y) = layer.post_attention_layernorm.add_forward(&x, &delta, kernels)?;
+            let delta = layer.mlp.forward(&y, kernels)?;
+            let norm = self.layers.get(next).map_or(&self.norm, |l| &l.input_layernorm);
+            (x, y) = norm.add_forward(&x, &delta, kernels)?;
         }
-        self.norm.forward(&x, &*self.kernels)
+        Ok(y)
     }
 
     /// Negative log-likelihood of `labels[i]` given the hidden state at `rows[i]`.
     pub fn label_nll(&self, hidden: &Tensor, rows: &[u32], labels: &[u32]) -> TensorResult<Vec<f32>> {
         let hidden = hidden.index_select(&Tensor::new(rows, &self.device)?, 0)?;
-        self.kernels.label_nll(&hidden, &*self.lm_head, labels)
+        self.lm_head.label_nll(&hidden, labels)
     }
 
     /// Logits `[rows, vocab_size]` at some positions: for tests and for choosing a next token.
     pub fn logits(&self, hidden: &Tensor, rows: &[u32]) -> TensorResult<Tensor> {
         self.lm_head.forward(&hidden.index_select(&Tensor::new(rows, &self.device)?, 0)?)
-    }
-
-    fn angles(&self, packing: &Packing) -> TensorResult<Angles> {
-        let frequencies = &self.inverse_frequencies;
-        let angles = || packing.positions().into_iter().flat_map(|p| frequencies.iter().map(move |f| p as f32 * f));
-        let table = |f: fn(f32) -> f32| {
-            Tensor::from_vec(angles().map(f).collect(), (packing.tokens(), frequencies.len()), &self.device)
-        };
-        Ok(Angles { cos: table(f32::cos)?, sin: table(f32::sin)? })
-    }
-}
-
-impl Layer {
-    fn forward(&self, x: &Tensor, angles: &Angles, packing: &Packing, kernels: &dyn Kernels) -> TensorResult<Tensor> {
-        let y = self.self_attn.forward(&self.input_layernorm.forward(x, kernels)?, angles, packing, kernels)?;
-        let x = (x + y)?;
-        let y = self.mlp.forward(&self.post_attention_layernorm.forward(&x, kernels)?, kernels)?;
-        x + y
     }
 }
 
@@ -208,7 +192,7 @@ impl Attention {
             if let Some(norm) = norm {
                 y = norm.forward(&y, kernels)?;
             }
-            kernels.rotary(&y, &angles.cos, &angles.sin)
+            kernels.rotary(&y, angles)
         };
         let q = turned(&self.q_proj, heads, &self.q_norm)?;
         let k = turned(&self.k_proj, key_value_heads, &self.k_norm)?;
@@ -228,5 +212,9 @@ impl Mlp {
 impl Norm {
     fn forward(&self, x: &Tensor, kernels: &dyn Kernels) -> TensorResult<Tensor> {
         kernels.rms_norm(x, &self.weight, self.eps)
+    }
+
+    fn add_forward(&self, x: &Tensor, delta: &Tensor, kernels: &dyn Kernels) -> TensorResult<(Tensor, Tensor)> {
+        kernels.add_rms_norm(x, delta, &self.weight, self.eps)
     }
 }

@@ -1,12 +1,19 @@
 //! Where a model's parts are on disk.
 
 use super::error::{Result, bad_file};
+use crate::config::ModelDecl;
+use crate::exec::RunError;
+use crate::fetch::{self, WeightsKind};
+use indexmap::IndexMap;
 use std::path::{Path, PathBuf};
 
-/// The weights of a model and what may replace parts of them.
+/// The files of a model and what may replace parts of them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ModelFiles {
     pub weights: WeightFiles,
+    /// The files beside the weights by name: `config.json`, `tokenizer.json`, `tokenizer_config.json`,
+    /// `generation_config.json`, `special_tokens_map.json`, `chat_template.jinja`.
+    pub companions: IndexMap<String, PathBuf>,
     /// A chat template that replaces the model's own.
     pub chat_template: Option<PathBuf>,
     /// Replaces the context length of the weights' own configuration.
@@ -17,11 +24,11 @@ pub struct ModelFiles {
 /// The layouts that are understood.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum WeightFiles {
-    /// One GGUF file. Where a folder was named that also holds a `tokenizer.json`, that one goes before the
-    /// vocabulary in the file.
-    Gguf { file: PathBuf, tokenizer: Option<PathBuf> },
-    /// A folder in the hub's layout: `config.json`, `tokenizer.json`, `*.safetensors`.
-    Folder(PathBuf),
+    /// One GGUF file, which holds configuration, vocabulary and template as well. A `tokenizer.json` among the
+    /// companions goes before its vocabulary.
+    Gguf(PathBuf),
+    /// One or more safetensors files; each tensor is in one of them.
+    Safetensors(Vec<PathBuf>),
 }
 
 /// The number format that a model computes in.
@@ -54,48 +61,53 @@ impl Precision {
 }
 
 impl ModelFiles {
-    /// The model at `path`: a GGUF file, or a folder that holds one or that follows the hub's layout.
-    pub fn at(path: &Path, precision: Precision) -> Result<Self> {
-        Ok(Self { weights: WeightFiles::at(path)?, chat_template: None, context: None, precision })
-    }
-}
-
-impl WeightFiles {
-    pub fn at(path: &Path) -> Result<Self> {
-        if path.is_file() {
-            return match is_gguf(path) {
-                true => Ok(Self::Gguf { file: path.to_path_buf(), tokenizer: None }),
-                false => Err(bad_file(path, "expected a GGUF file or a folder with `config.json` and safetensors")),
-            };
-        }
-        if path.join("config.json").is_file() {
-            return Ok(Self::Folder(path.to_path_buf()));
-        }
-        let entries = std::fs::read_dir(path).map_err(|e| bad_file(path, format!("cannot read the model: {e}")))?;
-        let mut ggufs: Vec<PathBuf> = entries.filter_map(|e| Some(e.ok()?.path())).filter(|p| is_gguf(p)).collect();
-        ggufs.sort();
-        match ggufs.as_slice() {
-            [one] => {
-                let tokenizer = Some(path.join("tokenizer.json")).filter(|t| t.is_file());
-                Ok(Self::Gguf { file: one.clone(), tokenizer })
+    /// A declared model's files, as they were fetched.
+    pub fn fetched(fetched: fetch::ModelFiles, decl: &ModelDecl) -> Result<Self> {
+        let weights = match (fetched.kind, fetched.weights) {
+            (WeightsKind::Gguf, mut files) if files.len() == 1 => WeightFiles::Gguf(files.remove(0)),
+            (WeightsKind::Gguf, files) => {
+                let path = files.first().cloned().unwrap_or_default();
+                return Err(bad_file(&path, format!("a model in GGUF is one file, not {}", files.len()))
+                    .help("join the parts with `llama-gguf-split --merge`"));
             }
-            [] => Err(bad_file(path, "the folder has neither `config.json` nor a GGUF file")),
-            several => {
-                let names: Vec<_> = several.iter().filter_map(|p| p.file_name()?.to_str()).collect();
-                Err(bad_file(path, format!("the folder has several GGUF files; name one of {}", names.join(", "))))
-            }
-        }
+            (WeightsKind::Safetensors, files) => WeightFiles::Safetensors(files),
+        };
+        let dtype = &decl.dtype.value;
+        let precision = Precision::parse(dtype)
+            .ok_or_else(|| RunError::failed("model-unsupported", format!("`{dtype}` is no dtype of a model")))?;
+        Ok(Self {
+            weights,
+            companions: fetched.files,
+            chat_template: fetched.chat_template,
+            context: decl.context.as_ref().map(|c| c.value),
+            precision,
+        })
     }
 
-    /// The file or folder, for messages.
+    /// A single GGUF file.
+    pub fn gguf(path: &Path, precision: Precision) -> Self {
+        Self {
+            weights: WeightFiles::Gguf(path.to_path_buf()),
+            companions: IndexMap::new(),
+            chat_template: None,
+            context: None,
+            precision,
+        }
+    }
+
+    /// A file beside the weights.
+    pub fn companion(&self, name: &str) -> Option<&Path> {
+        self.companions.get(name).map(PathBuf::as_path)
+    }
+
+    /// What the model is called in messages: its weights' file, or the folder of several.
     pub fn path(&self) -> &Path {
-        match self {
-            Self::Gguf { file, .. } => file,
-            Self::Folder(path) => path,
+        match &self.weights {
+            WeightFiles::Gguf(file) => file,
+            WeightFiles::Safetensors(files) => match files.as_slice() {
+                [one] => one,
+                several => several.first().and_then(|f| f.parent()).unwrap_or(Path::new("model")),
+            },
         }
     }
-}
-
-fn is_gguf(path: &Path) -> bool {
-    path.extension().is_some_and(|e| e.eq_ignore_ascii_case("gguf"))
 }

@@ -8,10 +8,9 @@ use super::error::Result;
 use super::language_model::{Encoded, LanguageModel, TextModel};
 use super::{ModelFiles, ModelLane, ScoreFailure, ScoreRequest, Scored};
 use crate::config::ModelDecl;
-use crate::exec::RunError;
+use crate::exec::{Lanes, RunError};
 use crate::plan::ModelInfo;
 use candle_core::Device;
-use indexmap::IndexMap;
 use std::collections::{HashMap, VecDeque};
 use std::panic::AssertUnwindSafe;
 use std::sync::mpsc::{Sender, channel};
@@ -41,28 +40,29 @@ impl Default for LaneOptions {
     }
 }
 
-/// The lanes of a run: hands out models by their declared names.
-pub struct Lanes {
-    handles: HashMap<String, Arc<Handle>>,
+/// The lanes of a run: hands out declared models.
+pub struct ModelLanes {
+    files: FileSource,
+    lane: Arc<Lane>,
+    /// By name and digest.
+    handles: Mutex<HashMap<(String, String), Arc<Handle>>>,
 }
 
-/// Lanes for declared models. Nothing is fetched or loaded before its first use.
-pub fn lanes(models: &IndexMap<String, ModelInfo>, files: FileSource, options: LaneOptions) -> Lanes {
-    let lane = Arc::new(Lane::new(options));
-    let handle = |info: &ModelInfo| {
-        let (lane, files) = (lane.clone(), files.clone());
-        Arc::new(Handle { info: info.clone(), files, lane, loaded: Mutex::default() })
-    };
-    Lanes { handles: models.iter().map(|(name, info)| (name.clone(), handle(info))).collect() }
+impl ModelLanes {
+    /// Nothing is fetched or loaded before its first use.
+    pub fn new(files: FileSource, options: LaneOptions) -> Self {
+        Self { files, lane: Arc::new(Lane::new(options)), handles: Mutex::default() }
+    }
 }
 
-impl Lanes {
-    /// The lane that holds a model.
-    pub fn model(&self, name: &str) -> Result<Arc<dyn ModelLane>> {
-        match self.handles.get(name) {
-            Some(handle) => Ok(handle.clone()),
-            None => Err(RunError::failed("unknown-model", format!("there is no model `{name}` in this run"))),
-        }
+impl Lanes for ModelLanes {
+    fn lane(&self, name: &str, model: &ModelInfo) -> Result<Arc<dyn ModelLane>> {
+        let mut handles = lock(&self.handles);
+        let handle = handles.entry((name.to_string(), model.digest.clone())).or_insert_with(|| {
+            let (files, lane) = (self.files.clone(), self.lane.clone());
+            Arc::new(Handle { info: model.clone(), files, lane, loaded: Mutex::default() })
+        });
+        Ok(handle.clone())
     }
 }
 

@@ -51,14 +51,14 @@ pub struct Encoded {
 impl TextModel {
     pub fn load(files: &ModelFiles) -> Result<Self> {
         let parts = match &files.weights {
-            WeightFiles::Gguf { file, tokenizer } => Parts::from_gguf(&GgufFile::open(file)?, tokenizer.as_deref())?,
-            WeightFiles::Folder(folder) => Parts::from_folder(folder)?,
+            WeightFiles::Gguf(file) => Parts::from_gguf(&GgufFile::open(file)?, files.companion("tokenizer.json"))?,
+            WeightFiles::Safetensors(_) => Parts::from_hub(files)?,
         };
         let template = match &files.chat_template {
             Some(path) => Some((read(path)?, path.clone())),
             None => parts.template,
         };
-        let path = files.weights.path().to_path_buf();
+        let path = files.path().to_path_buf();
         let chat = template.map(|(source, origin)| -> Result<Chat> {
             let template = ChatTemplate::new(&source, parts.special, &origin)?;
             let end_of_turn = template.end_of_turn(&parts.tokenizer, &origin)?;
@@ -107,7 +107,7 @@ impl TextModel {
             Precision::F32 => 4 * parameters,
             Precision::Bf16 => 2 * parameters,
             // As large as the file; the embedding table is looked up in float32.
-            Precision::Quantized => std::fs::metadata(files.weights.path()).map_or(0, |m| m.len()) + 4 * table,
+            Precision::Quantized => std::fs::metadata(files.path()).map_or(0, |m| m.len()) + 4 * table,
         }
     }
 }
@@ -137,10 +137,16 @@ impl Parts {
         Ok(Self { config: Config::from_gguf(gguf)?, tokenizer, template, special })
     }
 
-    fn from_folder(folder: &Path) -> Result<Self> {
-        let config = folder.join("config.json");
-        let mut config = Config::from_json(&read(&config)?, &config)?;
-        let generation = json_if_there(&folder.join("generation_config.json"))?;
+    /// The hub's layout.
+    fn from_hub(files: &ModelFiles) -> Result<Self> {
+        let needed = |name: &str| {
+            files
+                .companion(name)
+                .ok_or_else(|| bad_file(files.path(), format!("there is no `{name}` beside the weights")))
+        };
+        let path = needed("config.json")?;
+        let mut config = Config::from_json(&read(path)?, path)?;
+        let generation = json_if_there(files.companion("generation_config.json"))?;
         match generation.get("eos_token_id") {
             Some(Value::Number(id)) => config.eos_token_ids = id.as_u64().map(|id| id as u32).into_iter().collect(),
             Some(Value::Array(ids)) => {
@@ -148,10 +154,9 @@ impl Parts {
             }
             _ => {}
         }
-        let path = folder.join("tokenizer.json");
-        let tokenizer = Tokenizer::from_json(&path)?;
-        let settings = json_if_there(&folder.join("tokenizer_config.json"))?;
-        let map = json_if_there(&folder.join("special_tokens_map.json"))?;
+        let tokenizer = Tokenizer::from_json(needed("tokenizer.json")?)?;
+        let settings = json_if_there(files.companion("tokenizer_config.json"))?;
+        let map = json_if_there(files.companion("special_tokens_map.json"))?;
         let named = |key: &str| special_token(&settings, key).or_else(|| special_token(&map, key));
         let special = SpecialTokens {
             bos: named("bos_token").or_else(|| tokenizer.text(config.bos_token_id?)),
@@ -159,7 +164,7 @@ impl Parts {
             unk: named("unk_token"),
             pad: named("pad_token"),
         };
-        Ok(Self { config, tokenizer, template: folder_template(folder, &settings)?, special })
+        Ok(Self { config, tokenizer, template: hub_template(files, &settings)?, special })
     }
 }
 
@@ -169,22 +174,28 @@ fn special_token(settings: &Value, key: &str) -> Option<String> {
     value.as_str().or_else(|| value.get("content")?.as_str()).map(str::to_string)
 }
 
-/// `chat_template.jinja`, then the entry of `tokenizer_config.json`: one template, or several by name.
-fn folder_template(folder: &Path, settings: &Value) -> Result<Option<(String, PathBuf)>> {
-    let file = folder.join("chat_template.jinja");
-    if file.is_file() {
-        return Ok(Some((read(&file)?, file)));
+/// `chat_template.jinja`, then the entry of `tokenizer_config.json`, then `chat_template.json`: one template, or
+/// several by name.
+fn hub_template(files: &ModelFiles, settings: &Value) -> Result<Option<(String, PathBuf)>> {
+    if let Some(file) = files.companion("chat_template.jinja") {
+        return Ok(Some((read(file)?, file.to_path_buf())));
     }
     let default = |templates: &Vec<Value>| {
         let named = templates.iter().find(|t| t.get("name").and_then(Value::as_str) == Some("default"))?;
         named.get("template")?.as_str().map(str::to_string)
     };
-    let template = match settings.get("chat_template") {
-        Some(Value::String(template)) => Some(template.clone()),
-        Some(Value::Array(templates)) => default(templates),
-        _ => None,
-    };
-    Ok(template.map(|t| (t, folder.join("tokenizer_config.json"))))
+    let own = json_if_there(files.companion("chat_template.json"))?;
+    for (name, json) in [("tokenizer_config.json", settings), ("chat_template.json", &own)] {
+        let template = match json.get("chat_template") {
+            Some(Value::String(template)) => Some(template.clone()),
+            Some(Value::Array(templates)) => default(templates),
+            _ => None,
+        };
+        if let Some((template, path)) = template.zip(files.companion(name)) {
+            return Ok(Some((template, path.to_path_buf())));
+        }
+    }
+    Ok(None)
 }
 
 fn read(path: &Path) -> Result<String> {
@@ -192,10 +203,10 @@ fn read(path: &Path) -> Result<String> {
 }
 
 /// A JSON object, empty when there is no such file.
-fn json_if_there(path: &Path) -> Result<Value> {
-    match path.is_file() {
-        true => serde_json::from_str(&read(path)?).map_err(|e| bad_file(path, format!("not valid JSON: {e}"))),
-        false => Ok(Value::Object(serde_json::Map::new())),
+fn json_if_there(path: Option<&Path>) -> Result<Value> {
+    match path {
+        Some(path) => serde_json::from_str(&read(path)?).map_err(|e| bad_file(path, format!("not valid JSON: {e}"))),
+        None => Ok(Value::Object(serde_json::Map::new())),
     }
 }
 
@@ -210,15 +221,15 @@ impl LanguageModel {
     pub fn load(files: &ModelFiles, text: Arc<TextModel>, device: &Device) -> Result<Self> {
         let config = &text.config;
         let weights = match &files.weights {
-            WeightFiles::Gguf { file, .. } => {
+            WeightFiles::Gguf(file) => {
                 // Conversion reorders the rows of these two alone.
                 let interleaved = matches!(config.architecture, Architecture::Llama | Architecture::Mistral);
                 let head_dim = interleaved.then_some(config.head_dim);
                 Weights::gguf(GgufFile::open(file)?, files.precision, head_dim, device)
             }
-            WeightFiles::Folder(folder) => Weights::safetensors(folder, files.precision, device)?,
+            WeightFiles::Safetensors(shards) => Weights::safetensors(shards, files.precision, device)?,
         };
-        let decoder = Decoder::load(&weights, config, kernels::select(device), device)?;
+        let decoder = Decoder::load(&weights, config, kernels::select(device, files.precision)?, device)?;
         Ok(Self { text, decoder, on_cpu: device.is_cpu() })
     }
 

@@ -21,8 +21,8 @@ mod rope;
 pub mod tokenizer;
 pub mod weights;
 
-pub use files::{ModelFiles, Precision};
-pub use lane::{FileSource, LaneOptions, Lanes, lanes};
+pub use files::{ModelFiles, Precision, WeightFiles};
+pub use lane::{FileSource, LaneOptions, ModelLanes};
 pub use language_model::{Encoded, LanguageModel, TextModel};
 
 pub mod cpu;

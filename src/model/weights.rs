@@ -3,6 +3,7 @@
 use super::error::{Doing, Result, bad_file};
 use super::files::Precision;
 use super::gguf::{GgufFile, gguf_name};
+use crate::exec::RunError;
 use candle_core::quantized::QTensor;
 use candle_core::safetensors::{Load, MmapedSafetensors};
 use candle_core::{DType, Device, Tensor};
@@ -43,13 +44,17 @@ enum Source {
 }
 
 impl Weights {
-    pub fn safetensors(folder: &Path, precision: Precision, device: &Device) -> Result<Self> {
+    pub fn safetensors(files: &[PathBuf], precision: Precision, device: &Device) -> Result<Self> {
+        let source = Source::Safetensors(Shards::open(files)?);
+        let weights = Self { source, device: device.clone(), precision, interleaved: None };
         if precision == Precision::Quantized {
-            return Err(bad_file(folder, "safetensors are not quantised, and `dtype=\"quantized\"` was asked for")
-                .help("take `dtype=\"f32\"` or `\"bf16\"`, or a GGUF file"));
+            return Err(bad_file(
+                weights.path(),
+                "safetensors are not quantised, and `dtype=\"quantized\"` was asked for",
+            )
+            .help("take `dtype=\"f32\"` or `\"bf16\"`, or a GGUF file"));
         }
-        let source = Source::Safetensors(Shards::open(folder)?);
-        Ok(Self { source, device: device.clone(), precision, interleaved: None })
+        Ok(weights)
     }
 
     /// `head_dim` is given for architectures whose query and key rows are interleaved in GGUF files.
@@ -57,46 +62,41 @@ impl Weights {
         Self { source: Source::Gguf(file), device: device.clone(), precision, interleaved }
     }
 
-    /// The type of activations and dense weights.
-    pub fn dtype(&self) -> DType {
-        match self.precision {
-            Precision::Bf16 => DType::BF16,
-            Precision::F32 | Precision::Quantized => DType::F32,
-        }
-    }
-
     pub fn is_quantized(&self) -> bool {
         self.precision == Precision::Quantized
     }
 
-    /// A tensor in the compute type.
-    pub fn tensor(&self, name: &str, shape: &[usize]) -> Result<Tensor> {
-        self.tensor_as(name, shape, self.dtype())
+    /// A tensor in float32: norms and biases, which are computed in it whatever the matrices are in.
+    pub fn vector(&self, name: &str, length: usize) -> Result<Tensor> {
+        self.tensor(name, &[length])?.to_dtype(DType::F32).doing(|| format!("loading `{name}`"))
     }
 
-    /// A tensor in float32: norms, which are computed in it whatever the weights are in.
-    pub fn tensor_f32(&self, name: &str, shape: &[usize]) -> Result<Tensor> {
-        self.tensor_as(name, shape, DType::F32)
+    /// The embedding table `[vocabulary, width]`: as stored, or in bfloat16 if the model is to compute in it.
+    pub fn table(&self, name: &str, rows: usize, width: usize) -> Result<Tensor> {
+        let tensor = self.tensor(name, &[rows, width])?;
+        match self.precision {
+            Precision::Bf16 => tensor.to_dtype(DType::BF16).doing(|| format!("loading `{name}`")),
+            Precision::F32 | Precision::Quantized => Ok(tensor),
+        }
     }
 
-    /// The matrix of a linear layer.
+    /// The matrix of a linear layer: quantised if that was asked for, otherwise as stored, a quantised one in float32.
     pub fn matrix(&self, name: &str, out: usize, input: usize) -> Result<Matrix> {
         match &self.source {
-            Source::Gguf(file) if self.precision == Precision::Quantized => {
-                let tensor = self.gguf_tensor(file, name, &[out, input])?;
-                Ok(Matrix::Quantized(Arc::new(tensor)))
+            Source::Gguf(file) if self.is_quantized() => {
+                Ok(Matrix::Quantized(Arc::new(self.gguf_tensor(file, name, &[out, input])?)))
             }
             _ => Ok(Matrix::Dense(self.tensor(name, &[out, input])?)),
         }
     }
 
-    fn tensor_as(&self, name: &str, shape: &[usize], dtype: DType) -> Result<Tensor> {
+    fn tensor(&self, name: &str, shape: &[usize]) -> Result<Tensor> {
         let doing = || format!("loading `{name}` {shape:?} of {}", self.path().display());
-        let tensor = match &self.source {
+        match &self.source {
             Source::Gguf(file) => self.gguf_tensor(file, name, shape)?.dequantize(&self.device),
             Source::Safetensors(shards) => shards.view(name, shape)?.load(&self.device),
-        };
-        tensor.and_then(|t| t.to_dtype(dtype)?.contiguous()).doing(doing)
+        }
+        .doing(doing)
     }
 
     fn gguf_tensor(&self, file: &GgufFile, name: &str, shape: &[usize]) -> Result<QTensor> {
@@ -110,7 +110,7 @@ impl Weights {
     fn path(&self) -> &Path {
         match &self.source {
             Source::Gguf(file) => file.path(),
-            Source::Safetensors(shards) => &shards.folder,
+            Source::Safetensors(shards) => &shards.files[0].0,
         }
     }
 
@@ -119,7 +119,7 @@ impl Weights {
         check_shape(self.path(), name, expected, found)
     }
 
-    fn absent(&self, name: &str, shape: &[usize]) -> crate::exec::RunError {
+    fn absent(&self, name: &str, shape: &[usize]) -> RunError {
         bad_file(self.path(), format!("the weights have no tensor `{name}` (expected, of shape {shape:?})"))
     }
 }
@@ -132,26 +132,29 @@ fn check_shape(path: &Path, name: &str, expected: &[usize], found: &[usize]) -> 
         .help("weights and configuration belong to different models, or a file is damaged"))
 }
 
-/// Safetensors files of a folder, mapped into memory.
+/// Safetensors files, mapped into memory.
 struct Shards {
-    folder: PathBuf,
+    /// At least one.
     files: Vec<(PathBuf, MmapedSafetensors)>,
     /// Which file holds a tensor.
     index: HashMap<String, usize>,
 }
 
 impl Shards {
-    fn open(folder: &Path) -> Result<Self> {
-        let mut shards = Self { folder: folder.to_path_buf(), files: Vec::new(), index: HashMap::new() };
-        for path in shard_paths(folder)? {
+    fn open(paths: &[PathBuf]) -> Result<Self> {
+        let mut shards = Self { files: Vec::new(), index: HashMap::new() };
+        for path in paths {
             // SAFETY: read-only map; fetched files are put in place by rename and never rewritten.
-            let file = unsafe { MmapedSafetensors::new(&path) }
-                .map_err(|e| bad_file(&path, format!("not a safetensors file that can be read: {e}")))?;
+            let file = unsafe { MmapedSafetensors::new(path) }
+                .map_err(|e| bad_file(path, format!("not a safetensors file that can be read: {e}")))?;
             let position = shards.files.len();
             shards.index.extend(file.tensors().into_iter().map(|(name, _)| (name, position)));
-            shards.files.push((path, file));
+            shards.files.push((path.clone(), file));
         }
-        Ok(shards)
+        match shards.files.is_empty() {
+            true => Err(RunError::failed("model-file", "the model has no safetensors file")),
+            false => Ok(shards),
+        }
     }
 
     fn view(&self, name: &str, shape: &[usize]) -> Result<TensorView<'_>> {
@@ -160,7 +163,7 @@ impl Shards {
                 "the weights have no tensor `{name}` (expected, of shape {shape:?}); there are {} and others",
                 self.some_names()
             );
-            return Err(bad_file(&self.folder, message));
+            return Err(bad_file(&self.files[0].0, message));
         };
         let (path, file) = &self.files[position];
         let view = file.get(name).map_err(|e| bad_file(path, e))?;
@@ -173,33 +176,5 @@ impl Shards {
         names.sort_unstable();
         names.truncate(3);
         names.iter().map(|n| format!("`{n}`")).collect::<Vec<_>>().join(", ")
-    }
-}
-
-/// `model.safetensors`, or the files that `model.safetensors.index.json` names, in order.
-fn shard_paths(folder: &Path) -> Result<Vec<PathBuf>> {
-    let single = folder.join("model.safetensors");
-    if single.is_file() {
-        return Ok(vec![single]);
-    }
-    let index = folder.join("model.safetensors.index.json");
-    let text = std::fs::read_to_string(&index)
-        .map_err(|e| bad_file(folder, format!("neither `model.safetensors` nor its index can be read: {e}")))?;
-    let json: serde_json::Value =
-        serde_json::from_str(&text).map_err(|e| bad_file(&index, format!("not valid JSON: {e}")))?;
-    let map = json.get("weight_map").and_then(|m| m.as_object());
-    let map = map.ok_or_else(|| bad_file(&index, "`weight_map` is missing"))?;
-    let mut names: Vec<&str> = map.values().filter_map(|v| v.as_str()).collect();
-    names.sort_unstable();
-    names.dedup();
-    // A name with a folder in it could point anywhere.
-    if let Some(name) = names.iter().find(|n| n.contains(['/', '\\']) || n.starts_with('.')) {
-        return Err(bad_file(&index, format!("`{name}` is not the name of a file in this folder")));
-    }
-    let missing = |name: &&&str| !folder.join(name).is_file();
-    match names.iter().find(missing) {
-        Some(name) => Err(bad_file(folder, format!("shard `{name}` is missing")).help("fetch the model again")),
-        None if names.is_empty() => Err(bad_file(&index, "`weight_map` names no file")),
-        None => Ok(names.iter().map(|n| folder.join(n)).collect()),
     }
 }

@@ -16,6 +16,7 @@ mod plot;
 pub mod polars_bridge;
 pub mod rows;
 mod sample;
+mod score_ppl;
 mod select;
 mod sort;
 pub mod spec;
@@ -51,6 +52,7 @@ pub static REGISTRY: &[&OpSpec] = &[
     &sort::SPEC,
     &deduplicate::SPEC,
     &sql::SPEC,
+    &score_ppl::SPEC,
     &split_by_ppl::SPEC,
     &summarize::SPEC,
     &lint::SPEC,

@@ -41,6 +41,10 @@ impl Parts<'_> {
         for name in &self.resolved.models {
             if let Some(model) = self.models.get(name) {
                 all.insert(format!("model:{name}"), model.digest.clone());
+                // Decides which rows are too long. Apart from the digest, so that journalled rows outlive a change.
+                if let Some(context) = &model.decl.context {
+                    all.insert(format!("model:{name}:context"), format!("context {}", context.value));
+                }
             }
         }
         for (path, digest) in self.files {

@@ -1,7 +1,8 @@
 //! Kernels out of the tensor library's own operations: runs on every device it knows, and is what faster kernels
 //! are measured against.
 
-use super::{AttentionShape, FrozenLinear, Kernels, Matrix, Packing};
+use super::{Angles, AttentionShape, FrozenLinear, Kernels, Matrix, Packing};
+use crate::model::files::Precision;
 use candle_core::quantized::QMatMul;
 use candle_core::{D, DType, Device, Module, Result, Tensor};
 use std::sync::Arc;
@@ -12,7 +13,20 @@ const QUERY_BLOCK: usize = 256;
 const LOGIT_BYTES: usize = 32 << 20;
 
 #[derive(Debug)]
-pub struct Portable;
+pub struct Portable {
+    device: Device,
+    activations: DType,
+}
+
+impl Portable {
+    pub fn new(device: &Device, precision: Precision) -> Self {
+        let activations = match precision {
+            Precision::Bf16 => DType::BF16,
+            Precision::F32 | Precision::Quantized => DType::F32,
+        };
+        Self { device: device.clone(), activations }
+    }
+}
 
 #[derive(Debug)]
 struct Linear {
@@ -29,10 +43,6 @@ enum Weight {
 }
 
 impl FrozenLinear for Linear {
-    fn outputs(&self) -> usize {
-        self.outputs
-    }
-
     fn forward(&self, x: &Tensor) -> Result<Tensor> {
         let y = match &self.weight {
             Weight::Transposed(w) => x.matmul(w)?,
@@ -43,11 +53,25 @@ impl FrozenLinear for Linear {
             None => Ok(y),
         }
     }
+
+    fn label_nll(&self, hidden: &Tensor, labels: &[u32]) -> Result<Vec<f32>> {
+        let rows = (LOGIT_BYTES / (4 * self.outputs)).max(1);
+        let mut nll = Vec::with_capacity(labels.len());
+        for chunk in labels.chunks(rows) {
+            let logits = self.forward(&hidden.narrow(0, nll.len(), chunk.len())?)?;
+            nll.extend(nll_of_logits(&logits.to_dtype(DType::F32)?, chunk)?);
+        }
+        Ok(nll)
+    }
 }
 
 impl Kernels for Portable {
     fn name(&self) -> &'static str {
         "portable"
+    }
+
+    fn activations(&self) -> DType {
+        self.activations
     }
 
     /// The blocking of a general matrix product depends on the number of rows.
@@ -58,9 +82,10 @@ impl Kernels for Portable {
     fn linear(&self, matrix: Matrix, bias: Option<Tensor>) -> Result<Arc<dyn FrozenLinear>> {
         let (outputs, _) = matrix.dims();
         let weight = match matrix {
-            Matrix::Dense(w) => Weight::Transposed(w.t()?),
+            Matrix::Dense(w) => Weight::Transposed(w.to_dtype(self.activations)?.t()?),
             Matrix::Quantized(q) => Weight::Quantized(QMatMul::from_arc(q)?),
         };
+        let bias = bias.map(|b| b.to_dtype(self.activations)).transpose()?;
         Ok(Arc::new(Linear { weight, bias, outputs }))
     }
 
@@ -71,7 +96,16 @@ impl Kernels for Portable {
         y.broadcast_mul(weight)?.to_dtype(x.dtype())
     }
 
-    fn rotary(&self, x: &Tensor, cos: &Tensor, sin: &Tensor) -> Result<Tensor> {
+    fn angles(&self, frequencies: &[f32], positions: &[u32]) -> Result<Angles> {
+        let angles = || positions.iter().flat_map(|p| frequencies.iter().map(move |f| *p as f32 * f));
+        let table = |f: fn(f32) -> f32| {
+            Tensor::from_vec(angles().map(f).collect(), (positions.len(), frequencies.len()), &self.device)
+        };
+        Ok(Angles::Tensors { cos: table(f32::cos)?, sin: table(f32::sin)? })
+    }
+
+    fn rotary(&self, x: &Tensor, angles: &Angles) -> Result<Tensor> {
+        let Angles::Tensors { cos, sin } = angles else { candle_core::bail!("angles of other kernels") };
         let half = x.dim(D::Minus1)? / 2;
         let y = x.to_dtype(DType::F32)?;
         let (a, b) = (y.narrow(D::Minus1, 0, half)?, y.narrow(D::Minus1, half, half)?);
@@ -102,16 +136,6 @@ impl Kernels for Portable {
 
     fn swiglu(&self, gate: &Tensor, up: &Tensor) -> Result<Tensor> {
         gate.silu()? * up
-    }
-
-    fn label_nll(&self, hidden: &Tensor, head: &dyn FrozenLinear, labels: &[u32]) -> Result<Vec<f32>> {
-        let rows = (LOGIT_BYTES / (4 * head.outputs())).max(1);
-        let mut nll = Vec::with_capacity(labels.len());
-        for chunk in labels.chunks(rows) {
-            let logits = head.forward(&hidden.narrow(0, nll.len(), chunk.len())?)?;
-            nll.extend(nll_of_logits(&logits.to_dtype(DType::F32)?, chunk)?);
-        }
-        Ok(nll)
     }
 }
 
