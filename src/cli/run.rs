@@ -1,10 +1,13 @@
 //! `idiolect run`.
 
 use super::common::{Compiler, PipelineArgs};
+use super::fetch_progress::FetchProgress;
 use super::progress::{Progress, duration, grouped, number};
 use super::store::{StoreArg, print_error};
-use crate::config::RunOptions;
+use crate::config::{ModelDecl, RunOptions};
 use crate::exec::{self, NodeOutcome, NodeReport, RunConfig, RunError, RunReport, Stop};
+use crate::fetch::Fetcher;
+use crate::model::{FileSource, LaneOptions, ModelFiles, ModelLanes};
 use crate::plan::Plan;
 use crate::store::Store;
 use signal_hook::consts::{SIGINT, SIGTERM};
@@ -84,11 +87,11 @@ fn parse_size(text: &str) -> Result<u64, String> {
 }
 
 pub fn run(args: Args) -> u8 {
-    let Some(plan) = compile(&args) else { return super::WRONG_INPUT };
+    let Some((plan, fetcher)) = compile(&args) else { return super::WRONG_INPUT };
     if args.dry_run {
         return super::plan::show(&plan, &args.store, args.json);
     }
-    match execute(&args, &plan) {
+    match execute(&args, &plan, fetcher) {
         Ok(report) => {
             if args.json {
                 println!("{}", serde_json::to_string_pretty(&report).expect("a report has string keys only"));
@@ -106,15 +109,16 @@ pub fn run(args: Args) -> u8 {
     }
 }
 
-fn compile(args: &Args) -> Option<Plan> {
+/// The plan, and what fetches the models that it names.
+fn compile(args: &Args) -> Option<(Plan, Arc<Fetcher>)> {
     let mut compiler = Compiler::new();
     let env = compiler.env(Some(&args.store.path));
     let plan = compiler.plan(&args.pipeline, &env);
     compiler.report();
-    plan
+    plan.zip(env.datasets)
 }
 
-fn execute(args: &Args, plan: &Plan) -> Result<RunReport, RunError> {
+fn execute(args: &Args, plan: &Plan, fetcher: Arc<Fetcher>) -> Result<RunReport, RunError> {
     let store = Store::open(&args.store.path)?;
     let progress = Progress::new(args.quiet);
     let stop = Stop::default();
@@ -122,10 +126,20 @@ fn execute(args: &Args, plan: &Plan) -> Result<RunReport, RunError> {
     let config = RunConfig {
         out: args.out.clone().unwrap_or_else(|| Path::new("runs").join(&plan.name)),
         options: args.options(&plan.options),
-        lanes: Arc::new(exec::NoLanes),
+        lanes: Arc::new(lanes(fetcher, args.quiet, stop.clone())),
         stop,
     };
     exec::run(plan, &store, &config, &progress)
+}
+
+/// Lanes that fetch a model's files when it is first used.
+fn lanes(fetcher: Arc<Fetcher>, quiet: bool, stop: Stop) -> ModelLanes {
+    let files: FileSource = Arc::new(move |decl: &ModelDecl| {
+        let fetched = fetcher.ensure_model(decl, &FetchProgress::new(quiet))?;
+        ModelFiles::fetched(fetched, decl)
+    });
+    let options = LaneOptions { stopping: Arc::new(move || stop.is_set()), ..LaneOptions::default() };
+    ModelLanes::new(files, options)
 }
 
 /// The first signal asks the run to stop, the second ends the process.

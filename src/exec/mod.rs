@@ -147,12 +147,6 @@ pub trait Lanes: Send + Sync {
     fn lane(&self, name: &str, model: &ModelInfo) -> Result<Arc<dyn crate::model::ModelLane>, RunError>;
 }
 
-impl Lanes for crate::model::Lanes {
-    fn lane(&self, name: &str, _: &ModelInfo) -> Result<Arc<dyn crate::model::ModelLane>, RunError> {
-        self.model(name)
-    }
-}
-
 /// For pipelines without models.
 pub struct NoLanes;
 

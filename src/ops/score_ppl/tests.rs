@@ -97,6 +97,7 @@ fn resolve(settings: &str, input: &RecordBatch, model: &ModelInfo) -> Result<(Bo
         span: span(),
         inputs: &inputs,
         diagnostics: &mut diagnostics,
+        datasets: None,
         models: &|wanted| (wanted == "student").then_some(model),
         look_at_files: true,
     });
