@@ -100,6 +100,7 @@ fn resolve(settings: &str, input: &RecordBatch, model: &ModelInfo) -> Result<(Bo
         datasets: None,
         models: &|wanted| (wanted == "student").then_some(model),
         look_at_files: true,
+        files_must_exist: true,
     });
     let told: Vec<String> = diagnostics.iter().map(|d| format!("{}: {}", d.code, d.message)).collect();
     resolved.map(|resolved| (operator, resolved)).ok_or(told.join("\n"))
