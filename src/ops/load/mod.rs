@@ -40,8 +40,8 @@ are the columns of its manifest, with the types given there.
 
 **Identity.** Every row has an `id`: the value of the field that `id` names; or of the source's own field `id`; or else
 `<prefix>:<index>`, where the index counts the rows of the source from 0, before `offset`, `limit` and `sample`. The
-prefix is `id-prefix`, or the data set's name (with the split, if it has several), or else the file's name without extensions, in which case each file counts
-its own rows.
+prefix is `id-prefix`, or the data set's name (with the split, if it has several), or else the file's name without
+extensions, in which case each file counts its own rows.
 
 **Rows at fault** go to quarantine with their place (`data.jsonl:17`, `data.json#16`), and the others go on: rows that
 are no JSON, not UTF-8, or cut short; CSV rows with another number of fields than the header; nulls where a declared
@@ -191,7 +191,7 @@ impl Operator for Load {
         resolved.seeded = self.sample.is_some() && self.seed.is_none();
         resolved.files = found.digested();
         let skipped = found.missing.as_ref().filter(|_| self.skip_missing);
-        resolved.skipped = skipped.map(|problem| problem.message.clone());
+        resolved.skipped = skipped.map(|problem| self.origin.absence(problem));
         // A node is resolved once; if it were again, it would find the same.
         let _ = self.found.set(found);
         Some(resolved)

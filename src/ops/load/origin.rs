@@ -118,6 +118,17 @@ impl Origin {
         }
     }
 
+    /// Why there are no rows, as results show it: without the folder, which differs from machine to machine.
+    pub fn absence(&self, problem: &Problem) -> String {
+        match self {
+            Self::Path { path, .. } => {
+                let name = path.rsplit('/').next().unwrap_or(path);
+                format!("there is no file `{name}`")
+            }
+            Self::Dataset { .. } => problem.message.clone(),
+        }
+    }
+
     /// Looks for what there is, without network.
     pub fn find(&self, wishes: &Wishes, cx: &mut ResolveCx<'_>) -> Option<Found> {
         let found = match self {
