@@ -14,6 +14,7 @@ mod fetch;
 mod fetch_progress;
 mod fmt;
 mod graph;
+mod models;
 mod op;
 mod plan;
 mod progress;

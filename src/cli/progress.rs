@@ -263,7 +263,7 @@ fn bar(share: f64) -> String {
     let eighths = (share.clamp(0.0, 1.0) * 80.0).round() as usize;
     let part = [' ', '▏', '▎', '▍', '▌', '▋', '▊', '▉'][eighths % 8];
     let mut text = "█".repeat(eighths / 8);
-    if eighths % 8 > 0 {
+    if !eighths.is_multiple_of(8) {
         text.push(part);
     }
     let fill = 10 - text.chars().count();

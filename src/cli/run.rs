@@ -1,13 +1,12 @@
 //! `idiolect run`.
 
 use super::common::{Compiler, PipelineArgs};
-use super::fetch_progress::FetchProgress;
+use super::models;
 use super::progress::{Progress, duration, grouped, number};
 use super::store::{StoreArg, print_error};
-use crate::config::{ModelDecl, RunOptions};
+use crate::config::RunOptions;
 use crate::exec::{self, NodeOutcome, NodeReport, RunConfig, RunError, RunReport, Stop};
 use crate::fetch::Fetcher;
-use crate::model::{FileSource, LaneOptions, ModelFiles, ModelLanes};
 use crate::plan::Plan;
 use crate::store::Store;
 use signal_hook::consts::{SIGINT, SIGTERM};
@@ -87,11 +86,23 @@ fn parse_size(text: &str) -> Result<u64, String> {
 }
 
 pub fn run(args: Args) -> u8 {
-    let Some((plan, fetcher)) = compile(&args) else { return super::WRONG_INPUT };
+    let Some((mut plan, fetcher)) = compile(&args) else { return super::WRONG_INPUT };
     if args.dry_run {
         return super::plan::show(&plan, &args.store, args.json);
     }
-    match execute(&args, &plan, fetcher) {
+    let store = match Store::open(&args.store.path) {
+        Ok(store) => store,
+        Err(error) => return failed(&error),
+    };
+    match models::fetch_needed(&plan, &store, &fetcher, args.quiet) {
+        Ok(false) => {}
+        Ok(true) => match compile(&args) {
+            Some((known, _)) => plan = known,
+            None => return super::WRONG_INPUT,
+        },
+        Err(error) => return failed(&error),
+    }
+    match execute(&args, &plan, &store, fetcher) {
         Ok(report) => {
             if args.json {
                 println!("{}", serde_json::to_string_pretty(&report).expect("a report has string keys only"));
@@ -101,12 +112,16 @@ pub fn run(args: Args) -> u8 {
             summarize(&report, args.quiet);
             exit_code(&report)
         }
-        Err(RunError::Interrupted) => super::INTERRUPTED,
-        Err(error) => {
-            print_error(&error);
-            super::FAILED
-        }
+        Err(error) => failed(&error),
     }
+}
+
+fn failed(error: &RunError) -> u8 {
+    if matches!(error, RunError::Interrupted) {
+        return super::INTERRUPTED;
+    }
+    print_error(error);
+    super::FAILED
 }
 
 /// The plan, and what fetches the models that it names.
@@ -118,28 +133,17 @@ fn compile(args: &Args) -> Option<(Plan, Arc<Fetcher>)> {
     plan.zip(env.datasets)
 }
 
-fn execute(args: &Args, plan: &Plan, fetcher: Arc<Fetcher>) -> Result<RunReport, RunError> {
-    let store = Store::open(&args.store.path)?;
+fn execute(args: &Args, plan: &Plan, store: &Store, fetcher: Arc<Fetcher>) -> Result<RunReport, RunError> {
     let progress = Progress::new(args.quiet);
     let stop = Stop::default();
     watch_signals(&stop, progress.printer())?;
     let config = RunConfig {
         out: args.out.clone().unwrap_or_else(|| Path::new("runs").join(&plan.name)),
         options: args.options(&plan.options),
-        lanes: Arc::new(lanes(fetcher, args.quiet, stop.clone())),
+        lanes: models::lanes(fetcher, &stop),
         stop,
     };
-    exec::run(plan, &store, &config, &progress)
-}
-
-/// Lanes that fetch a model's files when it is first used.
-fn lanes(fetcher: Arc<Fetcher>, quiet: bool, stop: Stop) -> ModelLanes {
-    let files: FileSource = Arc::new(move |decl: &ModelDecl| {
-        let fetched = fetcher.ensure_model(decl, &FetchProgress::new(quiet))?;
-        ModelFiles::fetched(fetched, decl)
-    });
-    let options = LaneOptions { stopping: Arc::new(move || stop.is_set()), ..LaneOptions::default() };
-    ModelLanes::new(files, options)
+    exec::run(plan, store, &config, &progress)
 }
 
 /// The first signal asks the run to stop, the second ends the process.

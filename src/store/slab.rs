@@ -61,7 +61,7 @@ fn add(array: &ArrayRef, sizes: &mut [u64]) {
             let list = array.as_fixed_size_list();
             let (values, width) = (sizes_of(list.values()), *width as usize);
             each(sizes, |i| {
-                let start = list.value_offset_at(i) as usize;
+                let start = list.value_offset_at(i);
                 values[start..start + width].iter().sum()
             });
         }

@@ -1,6 +1,7 @@
 //! What a user does, through the binary.
 
 mod common;
+mod crash;
 mod damage;
 mod documents;
 mod fetch;

@@ -1,0 +1,58 @@
+//! Models for a run: fetched before it begins, loaded when they are first used.
+
+use super::fetch_progress::FetchProgress;
+use crate::exec::survey::{Look, Task, tasks};
+use crate::exec::{Lanes, RunError, Stop};
+use crate::fetch::{Availability, FetchError, Fetcher};
+use crate::model::{FileSource, LaneOptions, ModelFiles, ModelLanes};
+use crate::plan::Plan;
+use crate::store::Store;
+use std::sync::Arc;
+
+/// Fetches the models of nodes that will run. `true` when the plan must be made again, because what a model is was
+/// not known before it was here.
+pub fn fetch_needed(plan: &Plan, store: &Store, fetcher: &Fetcher, quiet: bool) -> Result<bool, RunError> {
+    let finished = |at: usize| store.artifact(&plan.nodes[at].fingerprint).is_some();
+    let tasks = tasks(plan, |at, _| if finished(at) { Look::Whole } else { Look::Missing });
+    let running = plan.nodes.iter().zip(tasks).filter(|(_, task)| *task == Task::Run);
+    let mut names: Vec<&String> = running.flat_map(|(node, _)| &node.models).collect();
+    names.sort();
+    names.dedup();
+    let progress = FetchProgress::new(quiet);
+    let mut again = false;
+    for decl in names.into_iter().filter_map(|name| plan.models.get(name)).map(|info| &info.decl) {
+        // What is wrong with a declaration is said when its plan is made.
+        let Ok(state) = fetcher.model_state(decl) else { continue };
+        match state.availability {
+            Availability::Here => {}
+            Availability::ToFetch { pinned, .. } => {
+                fetcher.ensure_model(decl, &progress).map_err(|e| failed(&decl.name, e))?;
+                again |= !pinned;
+            }
+            Availability::Missing(why) => {
+                let error = RunError::failed("model-missing", format!("model `{}`: {}", decl.name, why.message));
+                return Err(why.help.into_iter().fold(error, RunError::help));
+            }
+        }
+    }
+    Ok(again)
+}
+
+fn failed(model: &str, error: FetchError) -> RunError {
+    let help = error.help.clone();
+    let error = RunError::failed("fetch-failed", format!("model `{model}`: {error}"));
+    help.map_or(error.clone(), |help| error.help(help))
+}
+
+/// The lanes of a run's models.
+pub fn lanes(fetcher: Arc<Fetcher>, stop: &Stop) -> Arc<dyn Lanes> {
+    let files: FileSource = Arc::new(move |decl| {
+        let fetched = fetcher.ensure_model(decl, &FetchProgress::new(true)).map_err(|e| failed(&decl.name, e))?;
+        ModelFiles::fetched(fetched, decl)
+    });
+    let stop = stop.clone();
+    Arc::new(ModelLanes::new(
+        files,
+        LaneOptions { stopping: Arc::new(move || stop.is_set()), ..LaneOptions::default() },
+    ))
+}
