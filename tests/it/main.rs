@@ -8,4 +8,5 @@ mod fetch;
 mod fmt;
 mod runs;
 mod scale;
+mod released;
 mod tutorial;
