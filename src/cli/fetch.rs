@@ -313,7 +313,7 @@ fn print_table<const N: usize>(head: [&str; N], rows: Vec<[String; N]>) {
 }
 
 fn print_error(error: &FetchError) {
-    eprintln!("error[fetch]: {error}");
+    eprintln!("error[fetch-failed]: {error}");
     if let Some(help) = &error.help {
         eprintln!("\nhint: {help}");
     }

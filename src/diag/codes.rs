@@ -236,6 +236,11 @@ pub static CODES: &[Code] = &[
         "Paths, columns, expressions and the like cannot be empty.",
     ),
     code(
+        "fetch-failed",
+        "A file could not be fetched",
+        "No source of its manifest gave the file, or what came was not what the manifest says. The message has what each source said.",
+    ),
+    code(
         "field-missing",
         "The source has no field of this name",
         "The node maps a field that the data does not have. The message lists those that it has.",
@@ -314,6 +319,11 @@ pub static CODES: &[Code] = &[
         "model-source",
         "A model comes from nowhere or from several places",
         "Exactly one of `dataset`, `hub` and `path` says where a model comes from.",
+    ),
+    code(
+        "model-unreadable",
+        "A model's files are no model",
+        "A local GGUF file or folder of safetensors is cut short, damaged or of another kind. Fetch or copy it again.",
     ),
     code("nested-too-deep", "Blocks are nested too deep", "No node of the language needs more than a few levels."),
     code("no-artifact", "No output has that fingerprint", "`idiolect store ls` lists what is there."),

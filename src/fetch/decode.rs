@@ -45,10 +45,9 @@ fn dataset(node: &mut Node<'_, '_>, origin: &Origin) -> Option<DatasetManifest> 
     let archives = archives(node);
     let mut splits = IndexMap::new();
     for child in node.children_named("split") {
-        if let Some(split) = node.within(child, |n| split(n, &columns, fields.as_ref(), &archives)) {
-            if let Some(earlier) = splits.insert(split.name.value.clone(), split) {
-                node.duplicate(&format!("split `{}`", earlier.name.value), earlier.name.span, child);
-            }
+        let Some(split) = node.within(child, |n| split(n, &columns, fields.as_ref(), &archives)) else { continue };
+        if let Some(earlier) = splits.insert(split.name.value.clone(), split) {
+            node.duplicate(&format!("split `{}`", earlier.name.value), earlier.name.span, child);
         }
     }
     if splits.is_empty() && !node.has_child("split") {

@@ -97,7 +97,7 @@ impl From<FetchError> for crate::exec::RunError {
         if e.kind == Kind::Interrupted {
             return Self::Interrupted;
         }
-        let failed = Self::failed("fetch", e.to_string());
+        let failed = Self::failed("fetch-failed", e.to_string());
         match e.help {
             Some(help) => failed.help(help),
             None => failed,

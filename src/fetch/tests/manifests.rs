@@ -110,3 +110,14 @@ proptest::proptest! {
         report(&format!("{}{with}{}", &whole[..at], &whole[(at + 3).min(whole.len())..]));
     }
 }
+
+#[test]
+fn the_manifests_of_the_documentation_are_right() {
+    let text = include_str!("../../../docs/manifests.md");
+    let blocks: Vec<&str> =
+        text.split("```kdl,").skip(1).filter_map(|b| b.split("```").next()?.split_once('\n')).map(|b| b.1).collect();
+    assert_eq!(blocks.len(), 2);
+    for block in blocks {
+        assert_eq!(report(block), "");
+    }
+}
