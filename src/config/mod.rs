@@ -14,7 +14,7 @@ mod scope;
 
 pub use declarations::parse_size;
 pub use fields::expected;
-pub use load::{decode_fields, load, load_text, load_with};
+pub use load::{Input, decode_fields, load, load_text, load_with};
 
 use crate::diag::{Span, Spanned};
 use crate::ops::{Fields, OpSpec};

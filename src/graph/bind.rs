@@ -165,7 +165,7 @@ impl<'a> Binder<'a> {
                 self.read.insert(near.to_string());
                 d = d.help(format!("did you mean `{near}`?"));
             }
-            None if self.groups.len() <= 12 => {
+            None if self.groups.len() <= 12 && d.help.is_empty() => {
                 let names: Vec<&str> = self.groups.keys().copied().collect();
                 d = d.help(format!("the nodes are {}", list(&names)));
             }
@@ -242,8 +242,8 @@ fn ambiguous(decl: &NodeDecl, producer: &NodeDecl, port: &InputSpec, reference: 
         .map(|(axis, _)| axis.as_str())
         .collect();
     let message = format!(
-        "`{}` means {n} instances of `{}`, and `{}` of `{}` takes one",
-        reference.node, reference.node, port.name, decl.op.name
+        "`{}` has {n} instances that fit `{}`, and `{}` of `{}` takes one node",
+        reference.node, decl.name, port.name, decl.op.name
     );
     Diagnostic::error("ambiguous-instances", message)
         .at(reference.span, format!("`{}` is not over {}", decl.name.base, list(&free)))

@@ -77,7 +77,11 @@ fn describe(graph: &Graph, edges: &[EdgeIndex]) -> Diagnostic {
     let ends = |e: &EdgeIndex| graph.graph.edge_endpoints(*e);
     let mut path: Vec<String> = edges.iter().filter_map(ends).map(|(from, _)| format!("`{}`", name(from))).collect();
     path.extend(path.first().cloned());
-    let mut d = Diagnostic::error("cycle", format!("nodes wait for each other: {}", path.join(" -> ")));
+    let message = match path.as_slice() {
+        [one, _] => format!("{one} waits for itself"),
+        path => format!("nodes wait for each other: {}", path.join(" -> ")),
+    };
+    let mut d = Diagnostic::error("cycle", message);
     for (i, edge) in edges.iter().enumerate() {
         let Some((from, to)) = ends(edge) else { continue };
         let text = format!("`{}` reads `{}`", name(to), name(from));

@@ -142,13 +142,16 @@ impl FileDigests {
 }
 
 fn unreadable(decl: &NodeDecl, path: &Path, error: &io::Error) -> Diagnostic {
-    let (code, help) = match error.kind() {
-        io::ErrorKind::NotFound => ("file-missing", "check the path; it is relative to the working directory"),
-        _ => ("file-unreadable", "check the file's permissions"),
+    let (name, file) = (&decl.name, path.display());
+    let d = match error.kind() {
+        io::ErrorKind::NotFound => {
+            Diagnostic::error("file-missing", format!("`{name}` reads `{file}`, and there is no such file"))
+                .help("check the path: it is relative to the file that names it")
+        }
+        _ => Diagnostic::error("file-unreadable", format!("`{name}` cannot read `{file}`: {error}"))
+            .help("check the file's permissions"),
     };
-    Diagnostic::error(code, format!("`{}` cannot read {}: {error}", decl.name, path.display()))
-        .at(decl.span, "reads the file")
-        .help(help)
+    d.at(decl.span, "reads the file")
 }
 
 fn stamp(meta: &Metadata) -> Entry {

@@ -228,3 +228,6 @@ pub struct PlanInput {
     /// Index into the producer's outputs.
     pub output: usize,
 }
+
+#[cfg(test)]
+mod tests;
