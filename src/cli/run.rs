@@ -107,7 +107,7 @@ pub fn run(args: Args) -> u8 {
             if args.json {
                 println!("{}", serde_json::to_string_pretty(&report).expect("a report has string keys only"));
             } else {
-                report.presented.iter().for_each(|text| print!("{text}"));
+                report.presented.iter().for_each(|text| println!("{text}"));
             }
             summarize(&report, args.quiet);
             exit_code(&report)

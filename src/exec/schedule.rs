@@ -365,7 +365,7 @@ impl<'a> Run<'a> {
             let at = survey::representative(self.plan, input.node);
             inputs.push(RunInput {
                 port: input.port,
-                producer: producer.name.clone(),
+                producer: input.producer.clone(),
                 output: producer.op.outputs[input.output].name,
                 schema: self.plan.nodes[at].outputs[input.output].clone(),
                 skipped: self.plan.nodes[at].skipped.clone(),

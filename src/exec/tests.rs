@@ -102,7 +102,12 @@ impl Builder {
             ingredients: [("op".to_string(), name.to_string())].into(),
             inputs: inputs
                 .iter()
-                .map(|(node, output)| PlanInput { port: "from", node: *node, output: *output })
+                .map(|(node, output)| PlanInput {
+                    port: "from",
+                    node: *node,
+                    output: *output,
+                    producer: self.plan.nodes[*node].name.clone(),
+                })
                 .collect(),
             outputs: vec![schema(); op.outputs.len()],
             estimate: Estimate::default(),

@@ -15,7 +15,7 @@ use crate::diag::{Diagnostic, Diagnostics, Severity, Span, Spanned};
 use crate::eval::answer::{Extractor, Task};
 use crate::exec::{NodeCx, RunError, RunInput};
 use crate::plan::{Estimate, InputInfo, NodeName};
-use crate::report::grid::{Format, Grid, Style};
+use crate::report::grid::{Format, texts};
 use crate::report::terminal;
 use arrow::array::{ArrayRef, Float64Array, Int64Array, RecordBatch, StringArray};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
@@ -84,6 +84,9 @@ pub static SPEC: OpSpec = OpSpec {
     example: EXAMPLE,
     build,
 };
+
+/// Findings shown in the terminal.
+const MAX_SHOWN: usize = 50;
 
 /// The checks by name.
 const CHECKS: &[&str] = &[
@@ -203,14 +206,15 @@ fn build(fields: &Fields, diagnostics: &mut Diagnostics) -> Option<Box<dyn Opera
         options: fields.strs("options"),
     });
     let marker = fields.opt_str("marker").map(|m| m.value).or_else(|| task.map(|_| "Final Answer:".to_string()));
-    let texts = |name: &str| fields.strs(name).into_iter().map(|t| t.value).collect();
+    let phrases = |name: &str| fields.strs(name).into_iter().map(|t| t.value).collect();
     let fail_on = match fields.str("fail-on").value.as_str() {
         "error" => Some(Severity::Error),
         "warning" => Some(Severity::Warning),
         _ => None,
     };
     let (question, response) = (fields.str("question"), fields.str("response"));
-    let lint = Lint { question, response, answers, marker, forbid: texts("forbid"), allow: texts("allow"), fail_on };
+    let lint =
+        Lint { question, response, answers, marker, forbid: phrases("forbid"), allow: phrases("allow"), fail_on };
     sound.then(|| Box::new(lint) as Box<dyn Operator>)
 }
 
@@ -242,7 +246,7 @@ impl Operator for Lint {
         findings.retain(|f| !self.allow.iter().any(|a| a == f.check));
         findings.sort_by_key(|f| std::cmp::Reverse(f.severity));
         let table = table(&findings)?;
-        let text = self.shown(&findings, &table, cx);
+        let text = self.shown(&findings, cx);
         cx.present(&text)?;
         if let Some(limit) = self.fail_on {
             let bad = findings.iter().filter(|f| f.severity >= limit).count();
@@ -322,31 +326,39 @@ impl Lint {
         Ok(findings)
     }
 
-    fn shown(&self, findings: &[Finding], table: &RecordBatch, cx: &NodeCx) -> String {
+    fn shown(&self, findings: &[Finding], cx: &NodeCx) -> String {
         let counted = |count: usize, what: &str| format!("{count} {what}{}", if count == 1 { "" } else { "s" });
         let of = |severity: Severity| findings.iter().filter(|f| f.severity == severity).count();
         let parts = [Severity::Error, Severity::Warning, Severity::Note].map(|s| counted(of(s), &s.to_string()));
         let inputs = counted(cx.inputs().iter().filter(|i| i.port == "from").count(), "input");
         let title = format!("{}: {} in {inputs}", cx.node(), parts.join(", "));
-        if findings.is_empty() {
-            return format!("{title}\n");
+        let mut out = format!("{title}\n");
+        for finding in findings.iter().take(MAX_SHOWN) {
+            out.push('\n');
+            out.push_str(&finding.shown());
         }
-        let column = |name: &str, style| {
-            let format = Format { digits: (style == Style::Percent).then_some(1), style };
-            (table.schema().index_of(name).unwrap_or_default(), name.to_string(), format)
+        if findings.len() > MAX_SHOWN {
+            out.push_str(&format!("\n{} more are in the output `findings`\n", findings.len() - MAX_SHOWN));
+        }
+        out
+    }
+}
+
+impl Finding {
+    /// Severity, check and input on one line, what was found below it.
+    fn shown(&self) -> String {
+        let rows = match (self.count, self.share) {
+            (count, Some(share)) => format!(", {count} rows ({:.1}%)", share * 100.0),
+            (_, None) => String::new(),
         };
-        let plain = Style::Fixed;
-        let columns = [
-            ("severity", plain),
-            ("check", plain),
-            ("input", plain),
-            ("count", plain),
-            ("share", Style::Percent),
-            ("message", plain),
-        ];
-        let mut grid = Grid::of(table, &columns.map(|(name, style)| column(name, style)));
-        grid.title = Some(title);
-        terminal::render(&grid)
+        let lines = [format!("{:<8} {}: {}{rows}", self.severity, self.check, self.input), self.message.clone()];
+        let mut out = String::new();
+        for (line, first) in lines.iter().zip(["", "         "]) {
+            let wrap = textwrap::Options::new(terminal::WIDTH).initial_indent(first).subsequent_indent("         ");
+            out.push_str(&textwrap::fill(&terminal::plain(line), wrap));
+            out.push('\n');
+        }
+        out
     }
 }
 
@@ -362,10 +374,9 @@ pub(super) struct Batch {
 impl Batch {
     fn of(batch: &RecordBatch, lint: &Lint) -> Result<Self, RunError> {
         let column = |name: &str| -> Vec<Option<String>> {
-            let exact = Format { digits: None, style: Style::Fixed };
             match batch.column_by_name(name) {
                 Some(column) if is_number(column.data_type()) => numbers_as_written(column),
-                Some(column) => crate::report::grid::texts(column, exact),
+                Some(column) => texts(column, Format::default()),
                 None => vec![None; batch.num_rows()],
             }
         };

@@ -90,8 +90,9 @@ impl Planner<'_, '_> {
             .map(|(producer, edge)| {
                 let node = self.planned[producer.index()]?;
                 // Readers of a shared node read from the one that runs.
+                let producer = self.nodes[node].name.clone();
                 let node = self.nodes[node].shared_with.unwrap_or(node);
-                Some(PlanInput { port: edge.port, node, output: edge.output })
+                Some(PlanInput { port: edge.port, node, output: edge.output, producer })
             })
             .collect()
     }

@@ -227,6 +227,8 @@ pub struct PlanInput {
     pub node: usize,
     /// Index into the producer's outputs.
     pub output: usize,
+    /// The producer that the file names; `node` is another one where that one's output is the same.
+    pub producer: NodeName,
 }
 
 #[cfg(test)]
