@@ -306,10 +306,12 @@ mod tests {
                             .map(|i| at(&self.q, p, a.heads, head, i) * at(&self.k, j, a.kv_heads, head / group, i));
                         (products.sum::<f64>() * f64::from(a.scale)).exp()
                     };
-                    let sum: f64 = seen.clone().map(score).sum();
+                    let weights: Vec<f64> = seen.clone().map(score).collect();
+                    let sum: f64 = weights.iter().sum();
                     for i in 0..d {
+                        let value = |j| at(&self.v, j, a.kv_heads, head / group, i);
                         out[(p * a.heads + head) * d + i] =
-                            seen.clone().map(|j| score(j) / sum * at(&self.v, j, a.kv_heads, head / group, i)).sum();
+                            seen.clone().zip(&weights).map(|(j, weight)| weight / sum * value(j)).sum();
                     }
                 }
             }

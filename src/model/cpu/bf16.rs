@@ -200,7 +200,7 @@ mod tests {
 
     #[test]
     fn rounds_like_half() {
-        let mut x: Vec<f32> = (0..100_000u32).map(|i| f32::from_bits(i.wrapping_mul(2_654_435_761))).collect();
+        let mut x: Vec<f32> = (0..20_000u32).map(|i| f32::from_bits(i.wrapping_mul(2_654_435_761))).collect();
         x.extend([0.0, -0.0, f32::INFINITY, f32::NEG_INFINITY, f32::MAX, f32::NAN, 1.0 + 1.0 / 256.0]);
         for isa in Isa::available() {
             for (x, y) in x.iter().zip(rounded(isa, &x)) {

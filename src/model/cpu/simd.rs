@@ -382,7 +382,7 @@ mod tests {
 
     #[test]
     fn exp_is_within_its_documented_error() {
-        let x: Vec<f32> = (0..400_000).map(|i| -86.6 + i as f32 * (86.6 + 88.72) / 400_000.0).collect();
+        let x: Vec<f32> = (0..50_000).map(|i| -86.6 + i as f32 * (86.6 + 88.72) / 50_000.0).collect();
         for isa in Isa::available() {
             for (x, y) in x.iter().zip(exp(isa, &x)) {
                 let expected = f64::from(*x).exp();
