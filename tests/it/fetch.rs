@@ -64,3 +64,17 @@ fn another_folder_than_the_cache() {
     sandbox.run(&["fetch", "grade-school", "--dir", "here", "--quiet"]).exits(0);
     assert!(sandbox.path("here/datasets/grade-school/rows.jsonl").exists());
 }
+
+#[test]
+fn a_pipeline_says_what_it_needs() {
+    let sandbox = Sandbox::new();
+    let text = r#"pipeline "p"
+load "rows" dataset="grade-school"
+write "out" from="rows" path="out.parquet"
+"#;
+    sandbox.write("p.kdl", text);
+    let ran = sandbox.run(&["fetch", "--pipeline", "p.kdl"]).exits(0);
+    assert!(ran.stdout.contains("grade-school/train/rows.jsonl"), "{}", ran.stdout);
+    sandbox.write("q.kdl", text.replace("grade-school", "grade-scool"));
+    sandbox.run(&["fetch", "--pipeline", "q.kdl"]).exits(2).says(&["`grade-school`?"]);
+}
