@@ -14,6 +14,8 @@ mod lint;
 mod load;
 mod plot;
 pub mod polars_bridge;
+#[cfg(test)]
+mod registry_tests;
 pub mod rows;
 mod sample;
 mod score_ppl;

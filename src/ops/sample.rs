@@ -224,3 +224,57 @@ impl Draw {
         Ok(self.kept.into_iter().map(|(batch, _)| batch).collect())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::config::RunOptions;
+    use crate::exec::RunError;
+    use crate::ops::testing_node::{Given, Node, given, refusal, rows, rows_json, run};
+
+    fn input(n: usize) -> Vec<Given> {
+        let row = |i: usize| format!("{{\"id\":\"r{i}\",\"n\":{i}}}");
+        let json: Vec<String> = (0..n).map(row).collect();
+        vec![given("from", "x", rows(&format!("[{}]", json.join(","))))]
+    }
+
+    fn drawn(rest: &str, n: usize, batch: usize) -> Vec<i64> {
+        let ran = run(&format!("sample \"s\" from=\"x\" {rest}"), &input(n), batch);
+        rows_json(&ran.rows[0]).iter().map(|r| r["n"].as_i64().unwrap()).collect()
+    }
+
+    #[test]
+    fn n_rows_in_their_order_whatever_the_batches() {
+        let ten = drawn("n=10 seed=5", 200, 1000);
+        assert_eq!(ten.len(), 10);
+        assert!(ten.is_sorted());
+        assert!([1, 3, 64].into_iter().all(|batch| drawn("n=10 seed=5", 200, batch) == ten));
+        assert_ne!(drawn("n=10 seed=6", 200, 1000), ten);
+        assert_eq!(drawn("n=10 seed=5", 4, 2), [0, 1, 2, 3]);
+    }
+
+    #[test]
+    fn a_fraction_is_drawn_row_by_row() {
+        let tenth = drawn("fraction=0.1 seed=5", 2000, 1000);
+        assert!((140..260).contains(&tenth.len()), "{}", tenth.len());
+        assert!([1, 7].into_iter().all(|batch| drawn("fraction=0.1 seed=5", 2000, batch) == tenth));
+        assert_eq!(drawn("fraction=0.0", 50, 7), [0i64; 0]);
+        assert_eq!(drawn("fraction=1.0", 50, 7).len(), 50);
+    }
+
+    #[test]
+    fn without_a_seed_of_its_own_it_takes_the_nodes() {
+        let seeded =
+            |rest: &str| Node::new(&format!("sample \"s\" from=\"x\" {rest}"), &input(3)).unwrap().resolved.seeded;
+        assert!(seeded("n=1"));
+        assert!(!seeded("n=1 seed=0"));
+    }
+
+    #[test]
+    fn either_a_number_or_a_share_and_memory_is_bounded() {
+        assert!(refusal("sample \"s\" from=\"x\"", &input(3)).contains("missing-field"));
+        assert!(refusal("sample \"s\" from=\"x\" n=1 fraction=0.5", &input(3)).contains("conflicting-fields"));
+        let node = Node::new("sample \"s\" from=\"x\" n=100", &input(200)).unwrap();
+        let error = node.run_with(RunOptions { memory: 100, ..RunOptions::default() }).err();
+        assert!(matches!(error, Some(RunError::Failed { code: "out-of-memory", .. })));
+    }
+}
