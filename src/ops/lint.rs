@@ -327,10 +327,9 @@ impl Lint {
     }
 
     fn shown(&self, findings: &[Finding], cx: &NodeCx) -> String {
-        let counted = |count: usize, what: &str| format!("{count} {what}{}", if count == 1 { "" } else { "s" });
-        let of = |severity: Severity| findings.iter().filter(|f| f.severity == severity).count();
+        let of = |severity: Severity| findings.iter().filter(|f| f.severity == severity).count() as u64;
         let parts = [Severity::Error, Severity::Warning, Severity::Note].map(|s| counted(of(s), &s.to_string()));
-        let inputs = counted(cx.inputs().iter().filter(|i| i.port == "from").count(), "input");
+        let inputs = counted(cx.inputs().iter().filter(|i| i.port == "from").count() as u64, "input");
         let title = format!("{}: {} in {inputs}", cx.node(), parts.join(", "));
         let mut out = format!("{title}\n");
         for finding in findings.iter().take(MAX_SHOWN) {
@@ -348,10 +347,11 @@ impl Finding {
     /// Severity, check and input on one line, what was found below it.
     fn shown(&self) -> String {
         let rows = match (self.count, self.share) {
-            (count, Some(share)) => format!(", {count} rows ({:.1}%)", share * 100.0),
+            (count, Some(share)) => format!(", {} ({:.1}%)", counted(count, "row"), share * 100.0),
             (_, None) => String::new(),
         };
-        let lines = [format!("{:<8} {}: {}{rows}", self.severity, self.check, self.input), self.message.clone()];
+        let lines =
+            [format!("{:<8} {}: {}{rows}", self.severity.to_string(), self.check, self.input), self.message.clone()];
         let mut out = String::new();
         for (line, first) in lines.iter().zip(["", "         "]) {
             let wrap = textwrap::Options::new(terminal::WIDTH).initial_indent(first).subsequent_indent("         ");
@@ -472,6 +472,11 @@ impl Tally {
             message,
         })
     }
+}
+
+/// "1 row", "2 rows".
+fn counted(count: u64, what: &str) -> String {
+    format!("{count} {what}{}", if count == 1 { "" } else { "s" })
 }
 
 /// "`a` and `b`" of owned names.

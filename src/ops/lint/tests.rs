@@ -147,13 +147,13 @@ fn findings_are_shown_and_may_fail_the_run() {
     insta::assert_snapshot!(ran.host.presented.lock().unwrap().concat(), @"
     test: 1 error, 1 warning, 1 note in 2 inputs
 
-    error marker-missing: gpt-4, 1 rows (12.5%)
+    error    marker-missing: gpt-4, 1 row (12.5%)
              responses without `Final Answer:`, first x:3
 
-    warning response-truncated: gpt-4, 1 rows (12.5%)
+    warning  response-truncated: gpt-4, 1 row (12.5%)
              responses that stop midway, first x:3
 
-    note skipped-input: claude
+    note     skipped-input: claude
              not checked: there is no file `claude.json`
     ");
     let node = Node::new(&format!("{MATH} fail-on=\"error\""), &inputs).unwrap();
