@@ -99,7 +99,7 @@ fn sweep<'a>(common: &Fields, world: &World<'a>, diagnostics: &mut Diagnostics) 
     };
     world.used.borrow_mut().axes.insert((name.value.clone(), String::new()));
     let matrix = matrix.as_ref()?;
-    let Some(axes) = axes(matrix, &over, diagnostics) else { return None };
+    let axes = axes(matrix, &over, diagnostics)?;
     for axis in &over {
         world.used.borrow_mut().axes.insert((name.value.clone(), axis.value.clone()));
     }

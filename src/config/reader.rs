@@ -120,11 +120,13 @@ impl<'n> NodeReader<'n> {
         for child in self.node.child_nodes().iter().filter(|c| !self.known.contains(&c.name.value.as_str())) {
             diagnostics.push(self.unknown("unknown-child", "child node", owner, &child.name.value, child.name.span));
         }
-        if let (Some(block), true) = (&self.node.children, self.known.is_empty() && !self.block) {
-            if block.nodes.is_empty() {
-                let message = format!("{owner} takes no block");
-                diagnostics.push(Diagnostic::error("unexpected-block", message).at(block.span, "delete this block"));
-            }
+        if let Some(block) = &self.node.children
+            && block.nodes.is_empty()
+            && self.known.is_empty()
+            && !self.block
+        {
+            let message = format!("{owner} takes no block");
+            diagnostics.push(Diagnostic::error("unexpected-block", message).at(block.span, "delete this block"));
         }
         diagnostics.0.len() == before
     }

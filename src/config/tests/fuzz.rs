@@ -100,7 +100,8 @@ fn damaged(mut text: String, damages: &[Damage]) -> String {
             }
             Damage::Double(at, length) => {
                 let slice = slice(*at, *length);
-                text.insert_str(slice.end, &text[slice.clone()].to_string());
+                let doubled = text[slice.clone()].to_string();
+                text.insert_str(slice.end, &doubled);
             }
             Damage::Move(at, length, to) => {
                 let slice = slice(*at, *length);
