@@ -139,6 +139,8 @@ impl Diagnostic {
     }
 }
 
+const MAX_MESSAGES: usize = 100;
+
 /// The messages of one or more passes, in the order in which they were found.
 #[derive(Clone, Debug, Default)]
 pub struct Diagnostics(pub Vec<Diagnostic>);
@@ -154,6 +156,20 @@ impl Diagnostics {
 
     pub fn extend(&mut self, other: Diagnostics) {
         self.0.extend(other.0);
+    }
+
+    /// Keeps a hundred of the messages that came after the first `before`, and says how many there were more: nobody
+    /// reads them, and a hostile file could have hundreds of thousands.
+    pub fn limit(&mut self, before: usize) {
+        let more = self.0.len().saturating_sub(before + MAX_MESSAGES);
+        if more > 0 {
+            let errors = self.0[before + MAX_MESSAGES..].iter().any(Diagnostic::is_error);
+            self.0.truncate(before + MAX_MESSAGES);
+            let make = if errors { Diagnostic::error } else { Diagnostic::warning };
+            self.push(
+                make("too-many-messages", format!("{more} more messages are not shown")).help("mend the first ones"),
+            );
+        }
     }
 
     pub fn has_errors(&self) -> bool {

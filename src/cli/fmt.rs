@@ -1,6 +1,7 @@
 //! `idiolect fmt`.
 
-use crate::diag::{Diagnostics, Sources, render};
+use crate::config;
+use crate::diag::{Diagnostic, Diagnostics, Sources, render};
 use crate::syntax;
 use std::io::{IsTerminal, Read, Write};
 use std::path::{Path, PathBuf};
@@ -54,17 +55,14 @@ pub fn run(args: Args) -> u8 {
 
 fn one(file: &Path, check: bool) -> Outcome {
     let stdin = file == Path::new("-");
-    let text = match if stdin { read_stdin() } else { read_file(file) } {
-        Ok(text) => text,
-        Err(message) => {
-            eprintln!("error: {message}");
-            return Outcome::Wrong;
-        }
-    };
     let name = if stdin { "<stdin>".to_string() } else { file.display().to_string() };
     let (mut sources, mut diagnostics) = (Sources::new(), Diagnostics::new());
-    let source = sources.add(name.as_str(), (!stdin).then_some(file), text.as_str());
-    let Some(formatted) = syntax::format(&text, source, &mut diagnostics) else {
+    let text = if stdin { read_stdin() } else { config::read_text(file) };
+    let formatted = text.map_err(|e| diagnostics.push(e)).ok().and_then(|text| {
+        let source = sources.add(name.as_str(), (!stdin).then_some(file), text.as_str());
+        syntax::format(&text, source, &mut diagnostics).map(|formatted| (text, formatted))
+    });
+    let Some((text, formatted)) = formatted else {
         eprint!("{}", render(&diagnostics, &sources, std::io::stderr().is_terminal()));
         return Outcome::Wrong;
     };
@@ -86,23 +84,14 @@ fn one(file: &Path, check: bool) -> Outcome {
     }
 }
 
-fn read_file(file: &Path) -> Result<String, String> {
-    let bytes = std::fs::read(file).map_err(|e| format!("cannot read `{}`: {e}", file.display()))?;
-    utf8(bytes, &file.display().to_string())
-}
-
-fn read_stdin() -> Result<String, String> {
+fn read_stdin() -> Result<String, Diagnostic> {
     let mut bytes = Vec::new();
     // One byte more than allowed is enough to be told that it is too much.
     let limit = syntax::MAX_BYTES as u64 + 1;
-    std::io::stdin().take(limit).read_to_end(&mut bytes).map_err(|e| format!("cannot read standard input: {e}"))?;
-    utf8(bytes, "<stdin>")
-}
-
-fn utf8(bytes: Vec<u8>, name: &str) -> Result<String, String> {
-    String::from_utf8(bytes).map_err(|e| {
-        format!("`{name}` is not UTF-8 text: byte {} is the first that is not", e.utf8_error().valid_up_to())
-    })
+    match std::io::stdin().take(limit).read_to_end(&mut bytes) {
+        Ok(_) => config::utf8(bytes, "<stdin>"),
+        Err(e) => Err(Diagnostic::error("unreadable-file", format!("cannot read standard input: {e}"))),
+    }
 }
 
 /// Writes beside the file and renames over it, so that a crash leaves the old text or the new one.

@@ -2,7 +2,11 @@
 
 use crate::diag::{Diagnostic, Diagnostics, Sources, Span};
 use crate::syntax::{self, Node, Scalar};
+use std::io::Read;
 use std::path::{Path, PathBuf};
+
+/// Files that may include each other in a row.
+const MAX_INCLUDES: usize = 32;
 
 /// The top-level nodes of all files, in the order of the text, each include replaced by what it includes.
 #[derive(Debug, Default)]
@@ -41,8 +45,8 @@ impl<'a> Loader<'a> {
     }
 
     /// `None` when the file itself cannot be read or has lost its structure.
-    pub fn file(mut self, path: &Path) -> Option<Files> {
-        match self.read(path) {
+    pub fn file(self, path: &Path) -> Option<Files> {
+        match read_text(path) {
             Ok(text) => self.text(&path.display().to_string(), Some(path), text),
             Err(error) => {
                 self.diagnostics.push(error);
@@ -65,35 +69,6 @@ impl<'a> Loader<'a> {
         let canonical = canonical(path);
         self.seen.push(canonical.clone());
         self.chain.push(Step { path: canonical, include });
-    }
-
-    /// The text of a file, or what keeps it from being one.
-    fn read(&mut self, path: &Path) -> Result<String, Diagnostic> {
-        let bytes = std::fs::read(path).map_err(|e| {
-            let reason = match e.kind() {
-                std::io::ErrorKind::NotFound => "there is no such file".to_string(),
-                _ => e.to_string(),
-            };
-            Diagnostic::error("unreadable-file", format!("cannot read `{}`: {reason}", path.display()))
-        })?;
-        if bytes.len() > syntax::MAX_BYTES {
-            let message = format!(
-                "`{}` has {} bytes, and a pipeline may have at most {}",
-                path.display(),
-                bytes.len(),
-                syntax::MAX_BYTES
-            );
-            return Err(Diagnostic::error("file-too-large", message).help("is this a data file? `load` reads those"));
-        }
-        String::from_utf8(bytes).map_err(|e| {
-            let valid = e.utf8_error().valid_up_to();
-            let line = e.as_bytes()[..valid].iter().filter(|b| **b == b'\n').count() + 1;
-            let message = format!(
-                "`{}` is not UTF-8 text, beginning with the byte at offset {valid} in line {line}",
-                path.display()
-            );
-            Diagnostic::error("not-utf8", message).help("save the file as UTF-8")
-        })
     }
 
     fn document(&mut self, name: &str, path: Option<&Path>, text: String) {
@@ -139,8 +114,13 @@ impl<'a> Loader<'a> {
         if self.chain.iter().any(|s| s.path == canonical) {
             let error = self.cycle(&canonical, span);
             self.diagnostics.push(error);
+        } else if self.chain.len() > MAX_INCLUDES {
+            let message = format!("includes may be nested {MAX_INCLUDES} deep at most");
+            let help = "include the files from one file";
+            self.diagnostics
+                .push(Diagnostic::error("nested-too-deep", message).at(span, "one level too many").help(help));
         } else if !self.seen.contains(&canonical) {
-            match self.read(&path) {
+            match read_text(&path) {
                 Ok(text) => {
                     self.enter(&path, Some(span));
                     self.document(&path.display().to_string(), Some(&path), text);
@@ -173,4 +153,35 @@ impl<'a> Loader<'a> {
 /// One name for a file, however it is written; the path itself when it does not exist.
 fn canonical(path: &Path) -> PathBuf {
     path.canonicalize().unwrap_or_else(|_| path.to_path_buf())
+}
+
+/// The text of a pipeline file, or the diagnostic that says why it cannot be had. Reads no further than a pipeline may
+/// be long, so that a device or a data file is no danger.
+pub fn read_text(path: &Path) -> Result<String, Diagnostic> {
+    let shown = path.display();
+    let unreadable = |e: std::io::Error| {
+        let reason = match e.kind() {
+            std::io::ErrorKind::NotFound => "there is no such file".to_string(),
+            _ => e.to_string(),
+        };
+        Diagnostic::error("unreadable-file", format!("cannot read `{shown}`: {reason}"))
+    };
+    let mut bytes = Vec::new();
+    let file = std::fs::File::open(path).map_err(unreadable)?;
+    file.take(syntax::MAX_BYTES as u64 + 1).read_to_end(&mut bytes).map_err(unreadable)?;
+    if bytes.len() > syntax::MAX_BYTES {
+        let message = format!("`{shown}` has more than {} bytes, the most that a pipeline may have", syntax::MAX_BYTES);
+        return Err(Diagnostic::error("file-too-large", message).help("is this a data file? `load` reads those"));
+    }
+    utf8(bytes, &shown.to_string())
+}
+
+/// The bytes as text, or the diagnostic that says where they are none.
+pub fn utf8(bytes: Vec<u8>, name: &str) -> Result<String, Diagnostic> {
+    String::from_utf8(bytes).map_err(|e| {
+        let valid = e.utf8_error().valid_up_to();
+        let line = e.as_bytes()[..valid].iter().filter(|b| **b == b'\n').count() + 1;
+        let message = format!("`{name}` is not UTF-8 text, beginning with the byte at offset {valid} in line {line}");
+        Diagnostic::error("not-utf8", message).help("save the file as UTF-8")
+    })
 }

@@ -58,6 +58,7 @@ pub fn load_with(
     sources: &mut Sources,
     diagnostics: &mut Diagnostics,
 ) -> Option<Pipeline> {
+    let before = diagnostics.0.len();
     let loader = Loader::new(sources, diagnostics);
     let (files, stem) = match input {
         Input::File(path) => (loader.file(path)?, path.file_stem().map(|s| s.to_string_lossy().into_owned())),
@@ -67,6 +68,7 @@ pub fn load_with(
     let mut pass = Pass { registry, files: &files, sources, diagnostics, used: &used, params: Declared::new() };
     let mut pipeline = pass.pipeline(overrides, stem.unwrap_or_default());
     paths::anchor(&mut pipeline, sources);
+    diagnostics.limit(before);
     Some(pipeline)
 }
 
@@ -144,7 +146,14 @@ impl<'a> Pass<'a> {
         };
         let (nodes, failed_nodes) = operators(&sorted.operators, sorted.failed, &world, self.diagnostics);
         if failed_nodes.is_empty() && !files.incomplete {
-            unused(&world, self.diagnostics);
+            if nodes.is_empty() && !self.diagnostics.has_errors() {
+                self.diagnostics.push(
+                    Diagnostic::warning("empty-pipeline", "the file has no operator node: there is nothing to run")
+                        .help("a file of declarations is meant to be included by another"),
+                );
+            } else {
+                unused(&world, self.diagnostics);
+            }
         }
         let (name, doc, seed) = header.unwrap_or((stem, String::new(), 0));
         Pipeline {
@@ -407,7 +416,7 @@ fn unused(world: &World<'_>, diagnostics: &mut Diagnostics) {
                 warn("unused-axis", "axis", name, axis.name.span);
             }
             let mut attributes: IndexMap<&str, Span> = IndexMap::new();
-            for (attribute, value) in axis.values.iter().flat_map(|v| &v.attributes) {
+            for (attribute, value) in axis.values.values().flat_map(|v| &v.attributes) {
                 attributes.entry(attribute).or_insert(value.span);
             }
             for (attribute, span) in attributes {

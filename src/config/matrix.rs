@@ -8,6 +8,7 @@ use crate::ops::{Value, did_you_mean, list};
 use crate::plan::IndexMapOrd;
 use crate::syntax::Node;
 use indexmap::IndexMap;
+use std::collections::HashSet;
 
 /// A sweep of more cells than this is a slip.
 const MAX_CELLS: usize = 100_000;
@@ -24,14 +25,13 @@ pub(super) struct Matrix {
 #[derive(Debug)]
 pub(super) struct Axis {
     pub name: Spanned<String>,
-    pub values: Vec<AxisValue>,
+    /// By the text that stands for the value in instance names.
+    pub values: IndexMap<String, AxisValue>,
 }
 
 #[derive(Debug)]
 pub(super) struct AxisValue {
     pub value: Value,
-    /// As it is written in instance names.
-    pub text: String,
     pub span: Span,
     pub attributes: IndexMap<String, Spanned<Value>>,
 }
@@ -39,7 +39,7 @@ pub(super) struct AxisValue {
 impl Matrix {
     /// Cells that differ on these axes, in order: for each, an index of a cell that shows it.
     pub fn projections(&self, axes: &[usize]) -> Vec<usize> {
-        let mut seen = std::collections::HashSet::new();
+        let mut seen = HashSet::new();
         let project = |cell: &Vec<usize>| axes.iter().map(|a| cell[*a]).collect::<Vec<_>>();
         (0..self.cells.len()).filter(|i| seen.insert(project(&self.cells[*i]))).collect()
     }
@@ -58,7 +58,8 @@ impl Matrix {
     pub fn instance(&self, cell: usize, axes: &[usize]) -> IndexMapOrd {
         let pair = |a: &usize| {
             let axis = &self.axes[*a];
-            (axis.name.value.clone(), axis.values[self.cells[cell][*a]].text.clone())
+            let text = axis.values.get_index(self.cells[cell][*a]).map(|(text, _)| text.clone());
+            (axis.name.value.clone(), text.unwrap_or_default())
         };
         IndexMapOrd(axes.iter().map(pair).collect())
     }
@@ -73,7 +74,7 @@ impl Matrix {
 }
 
 /// A condition on axes: the cell's value must be among the indices, on every axis named.
-type Condition = Vec<(usize, Vec<usize>)>;
+type Condition = Vec<(usize, HashSet<usize>)>;
 
 /// Decodes a matrix node whose name was claimed. `None` after an error.
 pub(super) fn decode(
@@ -155,7 +156,7 @@ fn axis(node: &Node, axes: &mut Vec<Axis>, scope: &Scope<'_>, diagnostics: &mut 
             .push(Diagnostic::error("meaningless-field", message).at(attribute.span, "whose attribute?").help(help));
     }
     let index = axes.iter().position(|a| a.name.value == node.name.value).unwrap_or_else(|| {
-        axes.push(Axis { name: node.name.clone(), values: Vec::new() });
+        axes.push(Axis { name: node.name.clone(), values: IndexMap::new() });
         axes.len() - 1
     });
     for (value, span) in values {
@@ -177,7 +178,7 @@ fn add_value(
             .push(Diagnostic::error("wrong-type", message).at(span, "cannot be a value").help("write `\"value\"`"));
         return;
     };
-    if let Some(first) = axis.values.iter().find(|v| v.text == text) {
+    if let Some(first) = axis.values.get(&text) {
         diagnostics.push(
             Diagnostic::error("duplicate-value", format!("the axis `{name}` has the value `{text}` twice"))
                 .at(span, "second here")
@@ -186,7 +187,7 @@ fn add_value(
         );
         return;
     }
-    axis.values.push(AxisValue { value, text, span, attributes: attributes.clone() });
+    axis.values.insert(text, AxisValue { value, span, attributes: attributes.clone() });
 }
 
 /// Reads `keep` or `exclude`: axes as properties or child nodes, each with one value or several.
@@ -218,7 +219,7 @@ fn condition(node: &Node, matrix: &Matrix, scope: &Scope<'_>, diagnostics: &mut 
             });
             continue;
         };
-        let mut allowed = Vec::new();
+        let mut allowed = HashSet::new();
         for entry in entries {
             let Some(value) = scope.value(entry, diagnostics) else { continue };
             let items = match value.value {
@@ -236,9 +237,9 @@ fn condition(node: &Node, matrix: &Matrix, scope: &Scope<'_>, diagnostics: &mut 
 
 fn value_index(axis: &Axis, value: &Value, span: Span, diagnostics: &mut Diagnostics) -> Option<usize> {
     let text = plain(value).unwrap_or_default();
-    let found = axis.values.iter().position(|v| v.text == text);
+    let found = axis.values.get_index_of(&text);
     if found.is_none() {
-        let names: Vec<&str> = axis.values.iter().map(|v| v.text.as_str()).collect();
+        let names: Vec<&str> = axis.values.keys().map(String::as_str).collect();
         let message = format!("the axis `{}` has no value `{text}`", axis.name.value);
         let error = Diagnostic::error("unknown-value", message)
             .at(span, "unknown value")

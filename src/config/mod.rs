@@ -14,6 +14,7 @@ mod scope;
 
 pub use declarations::parse_size;
 pub use fields::expected;
+pub use files::{read_text, utf8};
 pub use load::{Input, decode_fields, load, load_text, load_with};
 
 use crate::diag::{Span, Spanned};

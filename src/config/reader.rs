@@ -26,15 +26,16 @@ impl Written<'_> {
 pub struct NodeReader<'n> {
     node: &'n Node,
     arguments: usize,
-    /// The block was claimed as a whole.
+    /// The block, or all properties, were claimed as a whole.
     block: bool,
+    properties: bool,
     /// Claimed names of properties and children; also what the node may have, for suggestions.
     known: Vec<&'n str>,
 }
 
 impl<'n> NodeReader<'n> {
     pub fn new(node: &'n Node) -> Self {
-        Self { node, arguments: 0, block: false, known: Vec::new() }
+        Self { node, arguments: 0, block: false, properties: false, known: Vec::new() }
     }
 
     pub fn node(&self) -> &'n Node {
@@ -81,19 +82,16 @@ impl<'n> NodeReader<'n> {
         self.node.child_nodes().iter().filter(|c| c.name.value == name).collect()
     }
 
-    /// Claims every child and property whatever its name, for nodes whose names are the user's.
+    /// Claims every child whatever its name, for nodes whose names are the user's.
     pub fn all_children(&mut self) -> &'n [Node] {
-        let children = self.node.child_nodes();
         self.block = true;
-        self.known.extend(children.iter().map(|c| c.name.value.as_str()));
-        children
+        self.node.child_nodes()
     }
 
     /// Claims every property whatever its name, in the order of the text.
     pub fn all_properties(&mut self) -> Vec<(&'n crate::diag::Spanned<String>, &'n Entry)> {
-        let properties: Vec<_> = self.node.properties().collect();
-        self.known.extend(properties.iter().map(|(name, _)| name.value.as_str()));
-        properties
+        self.properties = true;
+        self.node.properties().collect()
     }
 
     /// All places where a field of this name is written, in the order of the text.
@@ -114,10 +112,11 @@ impl<'n> NodeReader<'n> {
             }
             diagnostics.push(error);
         }
-        for (name, _) in self.node.properties().filter(|(n, _)| !self.known.contains(&n.value.as_str())) {
+        let unknown = |name: &str| !self.known.contains(&name);
+        for (name, _) in self.node.properties().filter(|(n, _)| !self.properties && unknown(&n.value)) {
             diagnostics.push(self.unknown("unknown-property", "property", owner, &name.value, name.span));
         }
-        for child in self.node.child_nodes().iter().filter(|c| !self.known.contains(&c.name.value.as_str())) {
+        for child in self.node.child_nodes().iter().filter(|c| !self.block && unknown(&c.name.value)) {
             diagnostics.push(self.unknown("unknown-child", "child node", owner, &child.name.value, child.name.span));
         }
         if let Some(block) = &self.node.children

@@ -231,6 +231,11 @@ pub static CODES: &[Code] = &[
         "It has no axis, or `keep` and `exclude` leave nothing. Look at the parameters that `keep` reads.",
     ),
     code(
+        "empty-pipeline",
+        "A file has nothing to run",
+        "A warning: it declares no operator node. A file of declarations is meant to be included by another.",
+    ),
+    code(
         "empty-value",
         "A string must say something and is empty",
         "Paths, columns, expressions and the like cannot be empty.",
@@ -425,6 +430,12 @@ pub static CODES: &[Code] = &[
         "Parsing is given up after some seconds. Split the file with `include`.",
     ),
     code("too-many-inputs", "A port reads one node and several are given", "Put a `concat` before it."),
+    code(
+        "too-many-items",
+        "A node or block is too long",
+        "Ten thousand values on a node, or nodes in a block, are more than a person writes. Keep such lists in a data file.",
+    ),
+    code("too-many-messages", "There are more messages than are shown", "Mend the first ones."),
     code("too-many-references", "A port reads one node and several are named", "Put a `concat` before it."),
     code(
         "unclosed-block",

@@ -1,7 +1,7 @@
 //! Diagnostics for people (labelled source, 80 columns) and for programs (JSON).
 
-use super::{Diagnostic, Diagnostics, Label, Severity, SourceId, Sources, Span};
-use annotate_snippets::{AnnotationKind, Group, Level, Renderer, Snippet};
+use super::{Diagnostic, Diagnostics, Label, Severity, Source, SourceId, Sources, Span};
+use annotate_snippets::{Annotation, AnnotationKind, Group, Level, Renderer, Snippet};
 use serde_json::{Value, json};
 
 /// Width that snippets are cut to and prose is wrapped at.
@@ -82,18 +82,30 @@ fn group<'a>(diagnostic: &'a Diagnostic, sources: &'a Sources) -> Group<'a> {
     let title = level.primary_title(wrap(&diagnostic.message, title_indent)).id(diagnostic.code);
     let mut group = Group::with_title(title);
     for source in files_of(diagnostic) {
-        let text = sources.get(source);
-        let labels = diagnostic.labels.iter().filter(|l| l.span.source == source);
-        let annotations = labels.map(|l| {
-            let kind = if l.primary { AnnotationKind::Primary } else { AnnotationKind::Context };
-            kind.span(clamp(l.span, sources)).label(l.text.as_str())
-        });
-        group = group.element(Snippet::source(&*text.text).path(text.name.as_str()).annotations(annotations));
+        group = group.element(snippet(diagnostic, source, sources));
     }
     for help in &diagnostic.help {
         group = group.element(Level::HELP.message(wrap(help, 12)));
     }
     group
+}
+
+/// The lines of one file from the first label to the last. Only these are handed on, because every line handed on is
+/// looked at.
+fn snippet<'a>(diagnostic: &'a Diagnostic, source: SourceId, sources: &'a Sources) -> Snippet<'a, Annotation<'a>> {
+    let Source { name, text, .. } = sources.get(source);
+    let labels = || diagnostic.labels.iter().filter(|l| l.span.source == source);
+    let ranges: Vec<_> = labels().map(|l| clamp(l.span, sources)).collect();
+    let first = ranges.iter().map(|r| r.start).min().unwrap_or(0);
+    let last = ranges.iter().map(|r| r.end).max().unwrap_or(0);
+    let start = text[..first].rfind('\n').map_or(0, |n| n + 1);
+    let end = text[last..].find('\n').map_or(text.len(), |n| last + n + 1);
+    let annotations = labels().zip(ranges).map(|(label, range)| {
+        let kind = if label.primary { AnnotationKind::Primary } else { AnnotationKind::Context };
+        kind.span(range.start - start..range.end - start).label(label.text.as_str())
+    });
+    let line = text[..start].matches('\n').count() + 1;
+    Snippet::source(&text[start..end]).path(name.as_str()).line_start(line).annotations(annotations)
 }
 
 /// The files of the labels, in the order of the labels: the first is where the reader is sent.

@@ -234,9 +234,13 @@ impl<'a> ResolveCx<'a> {
     }
 }
 
-/// "`a`, `b` and `c`".
+/// "`a`, `b` and `c`". Of very many names the first ones.
 pub fn list(names: &[&str]) -> String {
-    let quoted: Vec<String> = names.iter().map(|n| format!("`{n}`")).collect();
+    const MOST: usize = 40;
+    let mut quoted: Vec<String> = names.iter().take(MOST).map(|n| format!("`{n}`")).collect();
+    if names.len() > MOST {
+        quoted.push(format!("{} more", names.len() - MOST));
+    }
     match quoted.as_slice() {
         [] => "nothing".into(),
         [one] => one.clone(),
@@ -248,6 +252,8 @@ pub fn list(names: &[&str]) -> String {
 pub fn did_you_mean<'a>(written: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     candidates
         .into_iter()
+        // Among more names than anybody declares, looking for the nearest one takes too long.
+        .take(500)
         .map(|c| (strsim::damerau_levenshtein(&written.to_lowercase(), &c.to_lowercase()), c))
         .filter(|(distance, c)| {
             let length = c.chars().count().max(written.chars().count());

@@ -4,9 +4,10 @@
 //! line, at most one blank line, `name=value` without blanks, values that are strings in quotes, names without quotes
 //! where they need none. A block that was written on one line stays on one line.
 
+use super::braces::match_braces;
 use super::lexer::{Token, TokenKind, is_newline, is_word};
 use super::number::is_number;
-use super::parser::{match_braces, parse, tokens};
+use super::parser::{parse, tokens};
 use super::string::string;
 use crate::diag::{Diagnostics, SourceId};
 
@@ -20,7 +21,7 @@ pub fn format(text: &str, source: SourceId, diagnostics: &mut Diagnostics) -> Op
         return None;
     }
     let tokens = tokens(text, source, diagnostics)?;
-    let blocks = match_braces(text, &tokens, source, diagnostics)?;
+    let blocks = match_braces(&tokens, source, diagnostics)?;
     let mut formatter =
         Formatter { text, tokens: &tokens, blocks: &blocks, out: String::with_capacity(text.len()), at: 0 };
     formatter.nodes(0, Layout::Lines);

@@ -352,15 +352,15 @@ impl<'a> Lexer<'a> {
         }
         if self.rest().starts_with('"') {
             self.at += 1;
-            let rest = self.rest();
-            let line = &rest[..rest.find(is_newline).unwrap_or(rest.len())];
             let close = format!("\"{hashes}");
-            let Some(length) = line.find(&close) else {
-                self.at += line.len();
-                return self.unclosed_line(start);
-            };
-            self.at += length + close.len();
-            return TokenKind::Raw;
+            while let Some(c) = self.rest().chars().next().filter(|c| !is_newline(*c)) {
+                if self.rest().starts_with(&close) {
+                    self.at += close.len();
+                    return TokenKind::Raw;
+                }
+                self.at += c.len_utf8();
+            }
+            return self.unclosed_line(start);
         }
         self.skip(is_word);
         let word = &self.text[start..self.at];

@@ -3,10 +3,11 @@
 //! Recursive descent with one token of lookahead past white space. After an error it goes on with the next value, the
 //! next line or the next block, whichever is nearest, so that one slip costs one message.
 
+use super::braces::match_braces;
 use super::lexer::{Token, TokenKind, is_newline, lex};
 use super::number::{is_number, number};
 use super::string::string;
-use super::{Block, Document, Entry, MAX_BYTES, MAX_DEPTH, Node, Scalar, values};
+use super::{Block, Document, Entry, MAX_BYTES, MAX_DEPTH, MAX_ITEMS, Node, Scalar, values};
 use crate::diag::{Diagnostic, Diagnostics, SourceId, Span, Spanned};
 use std::ops::Range;
 
@@ -14,7 +15,9 @@ use std::ops::Range;
 /// other errors the nodes that have one are marked as broken.
 pub fn parse(text: &str, source: SourceId, diagnostics: &mut Diagnostics) -> Option<Document> {
     let before = diagnostics.0.len();
-    let (mut document, hidden) = read(text, source, diagnostics)?;
+    let read = read(text, source, diagnostics);
+    diagnostics.limit(before);
+    let (mut document, hidden) = read?;
     let sound = diagnostics.0.len() == before;
     let settled = !sound || values::settle(text, &hidden, &mut document, values::deadline(), diagnostics);
     settled.then_some(document)
@@ -27,7 +30,7 @@ pub(super) fn read(
     diagnostics: &mut Diagnostics,
 ) -> Option<(Document, Vec<Range<usize>>)> {
     let tokens = tokens(text, source, diagnostics)?;
-    let blocks = match_braces(text, &tokens, source, diagnostics)?;
+    let blocks = match_braces(&tokens, source, diagnostics)?;
     let hidden = tokens.iter().filter_map(|t| comment(text, *t)).collect();
     let mut parser = Parser { text, tokens, blocks, source, diagnostics, at: 0, depth: 0, broken: false, hidden };
     let nodes = parser.nodes();
@@ -62,64 +65,6 @@ pub(super) fn tokens(text: &str, source: SourceId, diagnostics: &mut Diagnostics
     let tokens = lex(text, source, diagnostics);
     let lost = |d: &Diagnostic| matches!(d.code, "unclosed-comment" | "unclosed-string");
     (!diagnostics.0[before..].iter().any(lost)).then_some(tokens)
-}
-
-/// For each `{`, by token index, the index of its `}`. `None` after reporting braces that do not match.
-pub(super) fn match_braces(
-    text: &str,
-    tokens: &[Token],
-    source: SourceId,
-    diagnostics: &mut Diagnostics,
-) -> Option<Vec<Option<usize>>> {
-    let mut blocks = vec![None; tokens.len()];
-    let mut open: Vec<usize> = Vec::new();
-    let mut suspect = None;
-    let mut stray = false;
-    for (i, token) in tokens.iter().enumerate() {
-        match token.kind {
-            TokenKind::OpenBrace => open.push(i),
-            TokenKind::CloseBrace => match open.pop() {
-                Some(start) => {
-                    blocks[start] = Some(i);
-                    if suspect.is_none() && closes_at_other_indent(text, tokens[start], *token) {
-                        suspect = Some((tokens[start], *token));
-                    }
-                }
-                None => {
-                    stray = true;
-                    diagnostics.push(
-                        Diagnostic::error("stray-brace", "this `}` closes nothing")
-                            .at(Span::new(source, token.start, token.end), "no block is open here")
-                            .help("delete it, or open a block before it with `{`"),
-                    );
-                }
-            },
-            _ => {}
-        }
-    }
-    if let Some(start) = open.last() {
-        let span = |t: Token| Span::new(source, t.start, t.end);
-        let mut error =
-            Diagnostic::error("unclosed-block", "this block is not closed").at(span(tokens[*start]), "opened here");
-        if let Some((opened, closed)) = suspect {
-            error = error
-                .and(span(opened), "by its indentation, this block may be the one that lacks its `}`")
-                .and(span(closed), "because this `}` closes it");
-        }
-        diagnostics.push(error.help("close it with `}`"));
-    }
-    (open.is_empty() && !stray).then_some(blocks)
-}
-
-/// Whether a closing brace that is the first thing on its line stands at another indentation than its block's line.
-fn closes_at_other_indent(text: &str, open: Token, close: Token) -> bool {
-    let line_start = |at: usize| text[..at].rfind('\n').map_or(0, |n| n + 1);
-    let indent = |at: usize| {
-        let line = &text[line_start(at)..];
-        line.len() - line.trim_start_matches([' ', '\t']).len()
-    };
-    let first_on_line = text[line_start(close.start)..close.start].trim().is_empty();
-    first_on_line && indent(open.start) != indent(close.start)
 }
 
 struct Parser<'a> {
@@ -209,7 +154,14 @@ impl Parser<'_> {
                             }
                         }
                     }
-                    _ => nodes.extend(self.node()),
+                    _ => {
+                        nodes.extend(self.node());
+                        if nodes.len() > MAX_ITEMS {
+                            self.too_many("nodes in a block", t);
+                            nodes.pop();
+                            self.skip_block();
+                        }
+                    }
                 },
             }
         }
@@ -305,6 +257,12 @@ impl Parser<'_> {
                         end = entry.span.end as usize;
                         node.entries.push(entry);
                     }
+                    if node.entries.len() > MAX_ITEMS {
+                        self.too_many("values on a node", token);
+                        node.entries.pop();
+                        self.skip_node();
+                        break;
+                    }
                 }
             }
         }
@@ -318,6 +276,28 @@ impl Parser<'_> {
         if matches!(token.kind, TokenKind::Word | TokenKind::Quoted | TokenKind::Raw | TokenKind::Keyword) {
             let message = "there must be a space between two values";
             self.error("syntax", message, token.range(), "follows without a space", "put a space before it");
+        }
+    }
+
+    fn too_many(&mut self, what: &str, token: Token) {
+        let message = format!("there are more than {MAX_ITEMS} {what}");
+        self.error(
+            "too-many-items",
+            message,
+            token.range(),
+            "one too many",
+            "keep lists of that length in a data file",
+        );
+    }
+
+    /// Skips to the end of the present block, or of the text.
+    fn skip_block(&mut self) {
+        while let Some(kind) = self.peek() {
+            match kind {
+                TokenKind::CloseBrace => return,
+                TokenKind::OpenBrace => self.at = self.blocks[self.at].unwrap_or(self.at) + 1,
+                _ => self.at += 1,
+            }
         }
     }
 
@@ -398,7 +378,7 @@ impl Parser<'_> {
             _ => {
                 let closed = self.close_on_line();
                 let range = open.start..closed.map_or(open.end, |i| self.tokens[i].end);
-                self.at = closed.map_or(self.at, |i| i + 1);
+                self.at = closed.map_or_else(|| self.end_of_line(), |i| i + 1);
                 let help = "a type annotation is one word in parentheses; other parentheses stand inside quotes";
                 self.error("syntax", "this is no type annotation", range, "expected `(name)`", help);
                 self.skip_space();
@@ -407,12 +387,16 @@ impl Parser<'_> {
         }
     }
 
+    /// The end of this line, or a block on it.
+    fn end_of_line(&self) -> usize {
+        use TokenKind::{CloseBrace, Newline, OpenBrace};
+        let ends = |i: &usize| matches!(self.tokens[*i].kind, Newline | OpenBrace | CloseBrace);
+        (self.at..self.tokens.len()).find(ends).unwrap_or(self.tokens.len())
+    }
+
     /// The next `)` on this line, before any block.
     fn close_on_line(&self) -> Option<usize> {
-        use TokenKind::{CloseBrace, CloseParen, Newline, OpenBrace};
-        let found = (self.at..self.tokens.len())
-            .find(|i| matches!(self.tokens[*i].kind, CloseParen | Newline | OpenBrace | CloseBrace))?;
-        (self.tokens[found].kind == CloseParen).then_some(found)
+        (self.at..self.end_of_line()).find(|i| self.tokens[*i].kind == TokenKind::CloseParen)
     }
 
     /// A string token's value and, where it is written without escapes, the place of its characters.

@@ -170,3 +170,34 @@ fn meaning(text: &str) -> (Vec<String>, Vec<&'static str>) {
 fn without_places(text: &str) -> String {
     text.split(' ').filter(|w| !w.contains("..")).collect::<Vec<_>>().join(" ")
 }
+
+/// As large as a file may be, and of one thing too many: what takes quadratic time would be seen here.
+#[test]
+fn large_texts_have_an_answer_in_time() {
+    let fill = |piece: &str| piece.repeat(syntax::MAX_BYTES / piece.len());
+    let numbered = |from: &str, to: &str, n: usize| (0..n).map(|i| format!("{from}{i}{to}")).collect::<String>();
+    let texts = [
+        fill("a{}"),
+        fill("a b\n"),
+        fill("}"),
+        fill("n (("),
+        fill("a=="),
+        format!("n {}", fill("#\"a\"#")),
+        fill("#\"x\n"),
+        fill("\"\\"),
+        format!("n {}", numbered("k", "=1 ", 9000)),
+        numbered("load \"n", "\" path=\"${x}\"\n", 9000),
+        format!("matrix \"m\" {{ a {} }}", numbered("\"v", "\" ", 9000)),
+        format!(
+            "matrix \"m\" {{ a {}; keep a=\"v1\" {{ a {} }} }}",
+            numbered("\"v", "\" ", 9000),
+            numbered("\"w", "\" ", 1000)
+        ),
+        format!("load \"r\" path=\"x\" {{ fields {{ {} }} }}", numbered("f", " \"x\";", 9000)),
+        format!("concat \"c\" {{ from {} }}", numbered("\"n", "\" ", 9000)),
+        numbered("param \"p", "\" type=\"int\"\n", 9000),
+    ];
+    for text in texts {
+        answer(&text, &[]).expect("an answer");
+    }
+}
