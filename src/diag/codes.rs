@@ -48,6 +48,11 @@ pub static CODES: &[Code] = &[
         "`${name}` would mean two things in a node of the sweep. Rename one of them.",
     ),
     code(
+        "arrow",
+        "An operation on columns failed",
+        "The message has the column library's words. Most often the memory or a limit of a type is exceeded.",
+    ),
+    code(
         "artifact-gone",
         "A finished output went away during the run",
         "Something removed it from the store. Run the same command again.",
@@ -204,6 +209,11 @@ pub static CODES: &[Code] = &[
         "No space left, or a limit on file sizes",
         "Make room (`idiolect store gc`) or give another place with `--store` or `--out`, then run the same command again: what is finished is kept.",
     ),
+    code(
+        "duplicate-bar",
+        "Two rows give the same bar of a chart",
+        "Name more columns in `x`, or a `series`, so that each bar has one row.",
+    ),
     code("duplicate-column", "A column is named twice", "Once is enough."),
     code(
         "duplicate-field",
@@ -266,12 +276,27 @@ pub static CODES: &[Code] = &[
         "The message has the system's reason. Check the path and its permissions.",
     ),
     code(
+        "file-unwritable",
+        "A file cannot be written",
+        "The message has the system's reason: no room, no permission, or a folder that is not there.",
+    ),
+    code(
         "include-cycle",
         "A file includes itself",
         "Directly, or through the files whose includes are labelled. Move what both need into a third file.",
     ),
     code("io-error", "The system refused to read or write", "The message has the system's own words and the path."),
     code("journal-too-large", "A result is too large for the journal", "One result has more than 4 GiB."),
+    code(
+        "kernels",
+        "The chosen kernels cannot be used",
+        "The environment asks for instructions that this processor does not have.",
+    ),
+    code(
+        "lint",
+        "The data has findings of the refused severity",
+        "Mend the data, leave a check out, or raise `fail-on`. The findings are printed.",
+    ),
     code(
         "literal-secret",
         "A key stands in the file",
@@ -314,6 +339,16 @@ pub static CODES: &[Code] = &[
         "A field or property has no value",
         "Something must follow the name: `limit=5` or `limit 5`.",
     ),
+    code(
+        "model-failed",
+        "A model failed while it was used",
+        "The message says at what. Finished rows are kept; run again.",
+    ),
+    code(
+        "model-file",
+        "A model's file is damaged or incomplete",
+        "Fetch it again. The message names the file and what is wrong with it.",
+    ),
     code("model-missing", "A model's files cannot be read", "The path of the model is wrong or not readable."),
     code(
         "model-not-fetched",
@@ -330,9 +365,19 @@ pub static CODES: &[Code] = &[
         "A model's files are no model",
         "A local GGUF file or folder of safetensors is cut short, damaged or of another kind. Fetch or copy it again.",
     ),
+    code(
+        "model-unsupported",
+        "A model is of a kind that is not supported",
+        "The message names the setting of the model's configuration that the decoder does not know.",
+    ),
     code("nested-too-deep", "Blocks are nested too deep", "No node of the language needs more than a few levels."),
     code("no-artifact", "No output has that fingerprint", "`idiolect store ls` lists what is there."),
     code("no-effect", "A field changes nothing", "A warning: with these columns the field does nothing."),
+    code(
+        "no-input",
+        "An operator asked for an input that it does not have",
+        "A bug in the program, not in the pipeline. Please report it.",
+    ),
     code(
         "no-matching-instance",
         "No instance of the producer fits",
@@ -366,6 +411,11 @@ pub static CODES: &[Code] = &[
     ),
     code("not-a-store", "The folder holds something else", "A store is made in a new or empty folder."),
     code(
+        "not-planned",
+        "An operator was run without a plan",
+        "A bug in the program, not in the pipeline. Please report it.",
+    ),
+    code(
         "not-row-wise",
         "An expression looks at several rows",
         "`derive` and `filter` see one row at a time. Use `summarize` or `sql` for sums, ranks and windows.",
@@ -381,6 +431,11 @@ pub static CODES: &[Code] = &[
         "operator-bug",
         "An operator contradicts its own description",
         "A bug in the program, not in the pipeline. Please report it.",
+    ),
+    code(
+        "out-of-memory",
+        "There is not enough memory",
+        "The message says which work needs how much. Raise `memory` in the `run` block, bring fewer rows or columns, or take a smaller `dtype`.",
     ),
     code("out-of-range", "A number is outside of its bounds", "The message has the bounds."),
     code("param-twice", "A parameter is given twice on the command line", "Keep one `-P name=value` for each name."),
@@ -400,6 +455,13 @@ pub static CODES: &[Code] = &[
         "A file would be written outside of the run's folder",
         "Paths of written files are relative and have no `..`; `--out` says where the folder is.",
     ),
+    code("png", "A chart cannot be drawn as PNG", "The message has the reason. The SVG of the chart is not concerned."),
+    code("polars", "A query failed while it ran", "The message has the words of the query engine."),
+    code(
+        "published-values",
+        "The file of published values cannot be used",
+        "It is read again while running, and has changed or gone since the plan was made.",
+    ),
     code("reserved-column", "A column's name is taken", "`id` names the row and is set by `load`."),
     code(
         "run-folder-in-use",
@@ -411,6 +473,7 @@ pub static CODES: &[Code] = &[
         "An environment variable is not set",
         "Reported by `check --env`: a teacher takes its key from it.",
     ),
+    code("source-changed", "A file changed while it was read", "Run again, when nobody writes to it."),
     code("store-in-use", "A run is working in the store", "`store gc` needs the store for itself."),
     code("store-not-a-folder", "The store's place is a file", "Give a folder with `--store`."),
     code(
@@ -429,14 +492,34 @@ pub static CODES: &[Code] = &[
         "A file takes too long to parse",
         "Parsing is given up after some seconds. Split the file with `include`.",
     ),
+    code(
+        "too-few-inputs",
+        "A choice needs two inputs or more",
+        "Name another input, or split the one input by `quantile` or `threshold`.",
+    ),
+    code(
+        "too-long",
+        "A row is longer than the model's limit",
+        "Raise `max-tokens`, filter long rows out, or say `on-too-long=\"quarantine\"`.",
+    ),
     code("too-many-inputs", "A port reads one node and several are given", "Put a `concat` before it."),
     code(
         "too-many-items",
         "A node or block is too long",
         "Ten thousand values on a node, or nodes in a block, are more than a person writes. Keep such lists in a data file.",
     ),
+    code(
+        "too-many-marks",
+        "A chart would have too many marks",
+        "Bring fewer rows with `sample` or `filter`, or draw a histogram.",
+    ),
     code("too-many-messages", "There are more messages than are shown", "Mend the first ones."),
     code("too-many-references", "A port reads one node and several are named", "Put a `concat` before it."),
+    code(
+        "too-many-rows",
+        "A table is too large for this operation",
+        "The side that is held in memory has more rows than can be numbered. Exchange the sides, or filter before.",
+    ),
     code(
         "unclosed-block",
         "A `{` has no `}`",
@@ -458,6 +541,11 @@ pub static CODES: &[Code] = &[
     code("unknown-axis", "A matrix has no such axis", "The message lists its axes."),
     code("unknown-child", "A node has no child node of this name", "The message has the nearest name, or all of them."),
     code("unknown-choice", "A word is none of the choices", "The message lists them."),
+    code(
+        "unknown-dataset",
+        "No manifest has this name",
+        "Manifests are built in, or stand in `datasets/` of the working directory. The message has the nearest name.",
+    ),
     code("unknown-format", "A file's format cannot be told from its name", "Say it with `format`."),
     code("unknown-matrix", "No matrix has this name", "Declare it, or correct the name."),
     code("unknown-model", "No model has this name", "Declare it with `model`, or correct the name."),
@@ -511,6 +599,16 @@ pub static CODES: &[Code] = &[
     code("unused-param", "A parameter is never used", "A warning: no string mentions `${name}`."),
     code("unused-teacher", "A teacher is never used", "A warning: no node names it."),
     code(
+        "write-failed",
+        "A file could not be written",
+        "The message has the system's reason: no room, no permission, or a folder that is not there.",
+    ),
+    code(
+        "wrong-count",
+        "Two lists belong together and differ in length",
+        "Give one entry for each entry of the other list.",
+    ),
+    code(
         "wrong-rows",
         "An operator gave rows that do not have the planned schema",
         "This is a mistake in idiolect and not in the pipeline: please report it with the pipeline file.",
@@ -538,7 +636,7 @@ mod tests {
                 let name = path.file_name().expect("a name").to_string_lossy().into_owned();
                 if path.is_dir() {
                     folders.push(path);
-                } else if name.ends_with(".rs") && name != "codes.rs" && !name.contains("tests") {
+                } else if name.ends_with(".rs") && name != "codes.rs" && !name.contains("test") {
                     let text = std::fs::read_to_string(&path).expect("a source file");
                     let own = text.split("#[cfg(test)]\nmod tests {").next().unwrap_or_default().to_string();
                     files.push((path, own));
@@ -560,7 +658,7 @@ mod tests {
     #[test]
     fn every_code_in_use_is_explained() {
         let known: BTreeSet<&str> = CODES.iter().map(|c| c.code).collect();
-        let calls = ["Diagnostic::error(", "Diagnostic::warning(", "self.error(", "Problem::new("];
+        let calls = ["Diagnostic::error(", "Diagnostic::warning(", "self.error(", "Problem::new(", "RunError::failed("];
         for (path, text) in sources() {
             for used in calls.iter().flat_map(|call| first_arguments(&text, call)) {
                 assert!(known.contains(used), "`{used}` of {} is not in diag/codes.rs", path.display());
