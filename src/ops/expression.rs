@@ -42,6 +42,9 @@ const RESULT: &str = "__result";
 impl RowExpr {
     /// Parses the text; what is wrong with it goes into the diagnostics.
     pub fn parse(text: &Spanned<String>, diagnostics: &mut Diagnostics) -> Option<Self> {
+        if !is_shallow(text, diagnostics) {
+            return None;
+        }
         match guarded(|| sql_expr(&text.value)) {
             Ok(expr) => {
                 let read = |e: &Expr| match e {
@@ -208,6 +211,45 @@ impl RowExpr {
     }
 }
 
+/// Operators that an expression or query may chain. The engine works on them by recursion, and a text must not be able
+/// to exhaust the stack. (Parentheses are bounded by the parser.)
+const MAX_OPERATORS: usize = 200;
+
+/// Whether a text has no more operators than the engine can take; otherwise says so.
+pub fn is_shallow(text: &Spanned<String>, diagnostics: &mut Diagnostics) -> bool {
+    let operators = operators(text);
+    if operators > MAX_OPERATORS {
+        diagnostics.push(
+            Diagnostic::error("expression-too-long", format!("{operators} operators are chained, at most {MAX_OPERATORS} may be"))
+                .at(text.span, "too long to be taken apart")
+                .help("x IN ('a', 'b', …) compares with many values, `join` with a table of them; `derive` can do it in steps"),
+        );
+    }
+    operators <= MAX_OPERATORS
+}
+
+/// How many operators (and branches of CASE) stand outside quotes.
+fn operators(text: &str) -> usize {
+    let mut count = 0;
+    let mut quote = None;
+    let mut word = String::new();
+    for c in text.chars().chain([' ']) {
+        match quote {
+            Some(end) if c == end => quote = None,
+            Some(_) => {}
+            None if c.is_alphanumeric() || c == '_' => word.push(c.to_ascii_uppercase()),
+            None => {
+                let names_one =
+                    matches!(word.as_str(), "AND" | "OR" | "NOT" | "WHEN" | "LIKE" | "ILIKE" | "IS" | "XOR" | "UNION");
+                count += usize::from(names_one) + usize::from("+-*/%|&^<>=!~:".contains(c));
+                word.clear();
+                quote = matches!(c, '\'' | '"' | '`').then_some(c);
+            }
+        }
+    }
+    count
+}
+
 enum Judgement {
     Type(DataType),
     NotRowWise,
@@ -268,5 +310,94 @@ fn polars_message(error: &PolarsError) -> String {
             let text = other.to_string();
             text.split("\n\n").next().unwrap_or_default().lines().collect::<Vec<_>>().join(" ")
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::ops::testing_node::{Node, given, rows, rows_json};
+
+    /// The value of an expression over one row, or why there is none.
+    fn value(expr: &str) -> String {
+        let row = rows(r#"[{"id":"a","t":"Naïve text","n":7,"f":2.5,"b":true,"l":["x","y"],"none":null}]"#);
+        let kdl = format!("derive \"d\" from=\"x\" {{ column \"v\" #\"{expr}\"# }}");
+        match Node::new(&kdl, &[given("from", "x", row)]) {
+            Ok(node) => {
+                let ran = node.run(10).unwrap_or_else(|e| panic!("{expr}: {e}"));
+                match ran.rejected.first() {
+                    Some(row) => format!("{}: {}", row.reason, row.message),
+                    None => rows_json(&ran.rows[0])[0]["v"].to_string(),
+                }
+            }
+            Err(problems) => problems.lines().next().unwrap_or_default().to_string(),
+        }
+    }
+
+    #[test]
+    fn the_common_functions_are_there() {
+        for (expr, expected) in [
+            ("LENGTH(t)", "10"),
+            ("OCTET_LENGTH(t)", "11"),
+            ("UPPER(t) || '!'", "\"NAÏVE TEXT!\""),
+            ("LOWER(t)", "\"naïve text\""),
+            ("SUBSTR(t, 1, 5)", "\"Naïve\""),
+            ("REPLACE(t, 'text', 'x')", "\"Naïve x\""),
+            ("TRIM('  x ')", "\"x\""),
+            ("t LIKE '%text'", "true"),
+            ("t ILIKE 'NAÏVE%'", "true"),
+            ("t NOT LIKE '%text'", "false"),
+            ("REGEXP_LIKE(t, '^N.*t$')", "true"),
+            ("STARTS_WITH(t, 'Na')", "true"),
+            ("STRPOS('a text', 'text')", "3"),
+            ("CONCAT(t, ' ', n)", "\"Naïve text 7\""),
+            ("n BETWEEN 1 AND 7", "true"),
+            ("n IN (1, 7)", "true"),
+            ("t IN ('x', 'y')", "false"),
+            ("n % 2 = 1 AND NOT b", "false"),
+            ("n / 2", "3.5"),
+            ("ROUND(f + 0.1, 0)", "3.0"),
+            ("ABS(-n)", "7"),
+            ("CASE WHEN n > 5 THEN 'big' ELSE 'small' END", "\"big\""),
+            ("COALESCE(none, t)", "\"Naïve text\""),
+            ("none IS NULL", "true"),
+            ("CAST(n AS VARCHAR)", "\"7\""),
+            ("CAST('12' AS BIGINT)", "12"),
+            ("TRY_CAST(t AS BIGINT)", "null"),
+            ("GREATEST(n, 9)", "9"),
+            ("NULL", "null"),
+            ("1.5", "1.5"),
+            ("ARRAY_LENGTH(l)", "2"),
+            ("l", "[\"x\",\"y\"]"),
+        ] {
+            assert_eq!(value(expr), expected, "{expr}");
+        }
+    }
+
+    #[test]
+    fn all_else_is_refused_with_a_reason() {
+        for (expr, code) in [
+            ("SUM(n)", "not-row-wise"),
+            ("COUNT(*)", "not-row-wise"),
+            ("n - LAG(n) OVER (ORDER BY n)", "not-row-wise"),
+            ("FIRST(t)", "not-row-wise"),
+            ("UNNEST(l)", "not-row-wise"),
+            ("t + 1", "bad-expression"),
+            ("CAST(t AS NONSENSE)", "bad-expression"),
+            ("n; DROP TABLE x", "bad-expression"),
+            ("*", "bad-expression"),
+            ("((((", "bad-expression"),
+        ] {
+            let found = value(expr);
+            assert!(found.contains(&format!("[{code}]")), "{expr}: {found}");
+        }
+        let deep = format!("{}n{}", "(".repeat(5000), ")".repeat(5000));
+        assert!(value(&deep).contains("[bad-expression]"));
+        let long = |n| vec!["b"; n].join(" OR ");
+        assert!(value(&long(5000)).contains("[expression-too-long]"));
+        assert_eq!(value(&long(super::MAX_OPERATORS)), "true");
+        let cases: String = (0..super::MAX_OPERATORS / 2).map(|i| format!("WHEN n = {i} THEN {i} ")).collect();
+        assert_eq!(value(&format!("CASE {cases} END")), "7");
+        let many: Vec<String> = (0..3000).map(|i| i.to_string()).collect();
+        assert_eq!(value(&format!("n IN ({})", many.join(", "))), "true");
     }
 }

@@ -1,7 +1,7 @@
 //! `sql`: a polars SQL query over named inputs.
 
 use super::concat::{fitted, free_axes};
-use super::expression::{described, guarded};
+use super::expression::{described, guarded, is_shallow};
 use super::polars_bridge::{BridgeError, from_frame, to_frame};
 use super::rows::{Held, ID, arrow_failed, batches, emit_in_batches, id_field, reject_row};
 use super::{
@@ -68,7 +68,8 @@ fn build(fields: &Fields, diagnostics: &mut Diagnostics) -> Option<Box<dyn Opera
         );
         return None;
     }
-    Some(Box::new(Sql { query, names: fields.strs("as") }))
+    let shallow = is_shallow(&query, diagnostics);
+    shallow.then(|| Box::new(Sql { query, names: fields.strs("as") }) as Box<dyn Operator>)
 }
 
 /// A table of the query.
