@@ -313,4 +313,21 @@ mod tests {
             assert!(plan.is_some_and(|p| p.nodes.iter().any(|n| n.op.name == op.name)), "`{}` is not in it", op.name);
         }
     }
+
+    /// Two cells of a sweep that read the same bytes run once, and each keeps its name.
+    #[test]
+    fn shared_outputs_keep_the_names_of_their_nodes() {
+        let text = r#"
+            matrix "cells" { variant "a" "b" }
+            load "rows" matrix="cells" path="same.jsonl" { columns { score "float" } }
+            table "scores" from="rows"
+        "#;
+        let (mut sources, mut diagnostics) = (Sources::new(), Diagnostics::new());
+        let pipeline = crate::config::load_text("shared.kdl", text, &[], &mut sources, &mut diagnostics).unwrap();
+        let graph = crate::graph::build(pipeline, &mut diagnostics).unwrap();
+        let plan = crate::plan::build(graph, &crate::plan::PlanEnv::pure(), &mut diagnostics).unwrap();
+        let table = plan.nodes.iter().find(|n| n.op.name == "table").unwrap();
+        let read: Vec<(usize, String)> = table.inputs.iter().map(|i| (i.node, i.producer.to_string())).collect();
+        assert_eq!(read, [(0, "rows[variant=a]".to_string()), (0, "rows[variant=b]".to_string())]);
+    }
 }
