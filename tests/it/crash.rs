@@ -6,11 +6,11 @@ use serde_json::{Value, json};
 use std::collections::HashSet;
 use std::fmt::Write;
 
-const WIDTH: usize = 64;
-const HIDDEN: usize = 160;
-const LAYERS: usize = 2;
-const HEADS: usize = 4;
-const KV_HEADS: usize = 2;
+const WIDTH: usize = 32;
+const HIDDEN: usize = 64;
+const LAYERS: usize = 1;
+const HEADS: usize = 2;
+const KV_HEADS: usize = 1;
 
 const PIPELINE: &str = r#"
 pipeline "p" seed=1 { doc "Scores that take a while" }
@@ -144,7 +144,7 @@ fn journalled(s: &Sandbox) -> (HashSet<Vec<u8>>, usize) {
 
 #[test]
 fn a_killed_scoring_goes_on_and_ends_in_the_same_bytes() {
-    const ROWS: usize = 3000;
+    const ROWS: usize = 1600;
     let undisturbed = sandbox(ROWS);
     undisturbed.run(&["run", "p.kdl"]).exits(0);
     let s = sandbox(ROWS);
