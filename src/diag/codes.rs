@@ -251,6 +251,11 @@ pub static CODES: &[Code] = &[
         "Paths, columns, expressions and the like cannot be empty.",
     ),
     code(
+        "expression-too-long",
+        "An expression or query chains too many operators",
+        "The engine takes it apart by recursion. `x IN (…)` compares with many values, `join` with a table of them, and `derive` can go in steps.",
+    ),
+    code(
         "fetch-failed",
         "A file could not be fetched",
         "No source of its manifest gave the file, or what came was not what the manifest says. The message has what each source said.",
