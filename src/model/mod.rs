@@ -18,6 +18,8 @@ pub mod kernels;
 mod lane;
 mod language_model;
 mod rope;
+#[doc(hidden)]
+pub mod synthetic;
 pub mod tokenizer;
 pub mod weights;
 
@@ -80,3 +82,10 @@ pub trait ModelLane: Send + Sync {
     /// Digest of everything about the model that changes a number, as in the plan. Scopes of journals name it.
     fn digest(&self) -> &str;
 }
+
+#[cfg(test)]
+mod gguf_tests;
+#[cfg(test)]
+mod golden;
+#[cfg(test)]
+mod real;
