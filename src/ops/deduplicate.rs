@@ -252,7 +252,6 @@ mod tests {
         error [column-missing]: `test` needs a column `u` that its input does not have
           at: column `u` is read here
           at: `x` gives `id`, `t` and `n`
-          help: did you mean `t`?
         ");
         insta::assert_snapshot!(refusal("deduplicate \"d\" from=\"x\" { by \"t\" \"t\" }", &input()), @"
         error [duplicate-column]: column `t` is named twice

@@ -314,7 +314,6 @@ mod tests {
         error [column-missing]: there is no column `q` here
           at: column `q` is read here
           at: `x` gives `id`, `t` and `l`
-          help: did you mean `t`?
         error [not-row-wise]: this expression looks at more than one row at a time
           at: must have a value for each row by itself
           help: use `summarize` or `sql` for sums, ranks and window functions

@@ -126,7 +126,6 @@ mod tests {
         error [column-missing]: there is no column `m` here
           at: column `m` is read here
           at: `x` gives `id`, `n` and `t`
-          help: did you mean `n`?
         ");
         insta::assert_snapshot!(refused("n > 'x'"), @"
         error [bad-expression]: this expression does not fit the columns: cannot compare string with numeric type (i64)

@@ -253,7 +253,6 @@ mod tests {
         error [column-missing]: `test` needs a column `y` that its input does not have
           at: column `y` is read here
           at: `x` gives `id`, `prompt`, `answer` and `n`
-          help: did you mean `n`?
         error [column-clash]: there is a column `id` already
           at: would be a second one
           at: `x` gives `id` (text), `prompt` (text), `answer` (text), `n` (integer)

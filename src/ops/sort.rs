@@ -183,7 +183,6 @@ mod tests {
         error [column-missing]: `test` needs a column `m` that its input does not have
           at: column `m` is read here
           at: `x` gives `id`, `n` and `t`
-          help: did you mean `n`?
         ");
         insta::assert_snapshot!(refusal("sort \"s\" from=\"x\" descending=\"t\" { by \"n\" \"n\" }", &input(ROWS)), @"
         error [bad-sort]: `descending` names `t`, which `by` does not
