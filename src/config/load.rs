@@ -152,7 +152,7 @@ impl<'a> Pass<'a> {
                         .help("a file of declarations is meant to be included by another"),
                 );
             } else {
-                unused(&world, self.diagnostics);
+                unused(&world, files, self.diagnostics);
             }
         }
         let (name, doc, seed) = header.unwrap_or((stem, String::new(), 0));
@@ -386,10 +386,14 @@ fn meaningless_annotation(annotation: &Spanned<String>) -> Diagnostic {
     .help("delete it: types are known from the operator")
 }
 
-/// Warns of declarations that nothing mentions.
-fn unused(world: &World<'_>, diagnostics: &mut Diagnostics) {
+/// Warns of declarations that nothing mentions. Included files are exempt: they serve several pipelines.
+fn unused(world: &World<'_>, files: &Files, diagnostics: &mut Diagnostics) {
     let used = world.used.borrow();
+    let root = files.nodes.iter().find(|n| !n.included).map(|n| n.node.span.source);
     let mut warn = |code, what: &str, name: &str, span: Span| {
+        if Some(span.source) != root {
+            return;
+        }
         diagnostics.push(
             Diagnostic::warning(code, format!("the {what} `{name}` is never used"))
                 .at(span, "never used")
@@ -399,7 +403,12 @@ fn unused(world: &World<'_>, diagnostics: &mut Diagnostics) {
     for param in world.params.values().flatten().filter(|p| !used.params.contains(&p.name)) {
         warn("unused-param", "parameter", &param.name, param.span);
     }
-    for model in world.models.values().flatten().filter(|m| !used.models.contains(&m.name)) {
+    // A value of an axis may name a model although `keep` leaves it out of this run.
+    let on_axis = |name: &str| {
+        let mut axes = world.matrices.values().flatten().flat_map(|m| &m.axes);
+        axes.any(|a| a.values.contains_key(name))
+    };
+    for model in world.models.values().flatten().filter(|m| !used.models.contains(&m.name) && !on_axis(&m.name)) {
         warn("unused-model", "model", &model.name, model.span);
     }
     for teacher in world.teachers.values().flatten().filter(|t| !used.teachers.contains(&t.name)) {
