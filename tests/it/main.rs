@@ -1,7 +1,6 @@
 //! What a user does, through the binary.
 
 mod common;
-mod crash;
 mod damage;
 mod documents;
 mod fetch;

@@ -1,107 +1,129 @@
-//! Scoring survives kills, shares finished rows and gives the same bytes whatever the batches.
+//! Scoring through the binary. kill -9 while a model scores rows: the same command goes on, no finished row is scored
+//! again, and the files are those of an undisturbed run.
 
-use super::common::Sandbox;
+use super::common::{Sandbox, until};
 use super::tiny;
-use std::time::Duration;
+use std::collections::HashSet;
+use std::fmt::Write;
 
 const PIPELINE: &str = r#"
-pipeline "p" seed=3
-param "limit" type="int" default=400
-param "count-end" type="bool" default=#true
-model "m" path="model"
-load "rows" path="rows.jsonl" limit="${limit}"
-score-ppl "scored" from="rows" model="m" count-end="${count-end}"
-write "file" from="scored" path="scored.parquet"
-summarize "stats" from="scored" preset="perplexity"
-table "table" from="stats"
+pipeline "p" seed=1 { doc "Scores that take a while" }
+model "tiny" path="tiny"
+load "rows" path="rows.jsonl"
+score-ppl "scored" from="rows" model="tiny"
+filter "likely" from="scored" where="ppl < 1000000"
+write "file" from="likely" path="scored.jsonl"
 "#;
 
 fn sandbox(rows: usize) -> Sandbox {
-    let sandbox = Sandbox::new();
-    tiny::write(&sandbox, "model");
-    let row = |i: usize| {
-        let words = "seven geese went over the hill and back ".repeat(1 + i % 5);
-        serde_json::json!({ "question": format!("What is {i} plus {}?", i * 7 % 13), "response": format!("{words}{i}") })
-    };
-    let text: String = (0..rows).map(|i| format!("{}\n", row(i))).collect();
-    sandbox.write("rows.jsonl", text);
-    sandbox.write("p.kdl", PIPELINE);
-    sandbox
-}
-
-/// Tokens that the scoring node's model worked on in the last run.
-fn tokens(sandbox: &Sandbox, out: &str) -> u64 {
-    let finished = |e: &serde_json::Value| e["event"] == "node_finished" && e["node"] == "scored";
-    sandbox.events(out).iter().find(|e| finished(e)).and_then(|e| e["tokens"].as_u64()).unwrap_or(0)
-}
-
-#[test]
-fn kills_at_any_moment_cost_no_finished_row_and_change_no_byte() {
-    let sandbox = sandbox(400);
-    sandbox.run(&["run", "p.kdl", "--store", "undisturbed", "--out", "expected"]).exits(0);
-    let all = tokens(&sandbox, "expected");
-    assert!(all > 0);
-    let mut partial = 0;
-    for delay in [30, 80, 130, 180, 60, 250, 110, 400] {
-        let mut run = sandbox.spawn(&["run", "p.kdl", "--store", "killed", "--out", "out"]);
-        std::thread::sleep(Duration::from_millis(delay));
-        // SIGKILL: nothing of the process has a say.
-        run.kill().expect("a child of ours");
-        let output = run.wait_with_output().expect("a child of ours");
-        partial += usize::from(!output.status.success());
+    let s = Sandbox::new();
+    tiny::write(&s, "tiny");
+    let mut lines = String::new();
+    for i in 0..rows {
+        let answer = "so it is that number again and again ".repeat(1 + i * 7 % 5);
+        writeln!(lines, r#"{{"question":"What is {i}?","response":"{i}, {answer}"}}"#).unwrap();
     }
-    sandbox.run(&["run", "p.kdl", "--store", "killed", "--out", "out"]).exits(0);
-    assert!(partial > 0, "every run finished before its kill");
-    for file in ["scored.parquet", "table.csv"] {
-        assert!(sandbox.read(&format!("out/{file}")) == sandbox.read(&format!("expected/{file}")), "{file} differs");
+    s.write("rows.jsonl", lines);
+    s.write("p.kdl", PIPELINE);
+    s
+}
+
+/// Keys of the whole records in all segments of the journal, and how many records there are.
+fn journalled(s: &Sandbox) -> (HashSet<Vec<u8>>, usize) {
+    let (mut keys, mut records) = (HashSet::new(), 0);
+    for (name, bytes) in s.tree(".idiolect/store/journal") {
+        let mut rest = match bytes.strip_prefix(b"idiojnl1") {
+            Some(rest) if name.ends_with(".seg") => rest,
+            _ => continue,
+        };
+        while rest.len() >= 28 {
+            let length = 28 + u32::from_le_bytes(rest[..4].try_into().unwrap()) as usize;
+            if rest.len() < length {
+                break;
+            }
+            keys.insert(rest[4..20].to_vec());
+            records += 1;
+            rest = &rest[length..];
+        }
     }
+    (keys, records)
 }
 
 #[test]
-fn rows_scored_before_a_kill_are_not_scored_again() {
-    let sandbox = sandbox(400);
-    sandbox.run(&["run", "p.kdl", "--store", "undisturbed", "--out", "expected"]).exits(0);
-    let all = tokens(&sandbox, "expected");
-    // The journal of the first 250 rows, and no finished output of the 400.
-    sandbox.run(&["run", "p.kdl", "-P", "limit=250", "--out", "first"]).exits(0);
-    let first = tokens(&sandbox, "first");
-    sandbox.run(&["run", "p.kdl", "--out", "then"]).exits(0);
-    assert_eq!(first + tokens(&sandbox, "then"), all, "each row is scored once");
-    assert!(sandbox.read("then/scored.parquet") == sandbox.read("expected/scored.parquet"));
-}
-
-#[test]
-fn other_settings_of_the_same_scores_need_no_model() {
-    let sandbox = sandbox(60);
-    sandbox.run(&["run", "p.kdl", "--out", "with-end"]).exits(0);
-    sandbox.run(&["run", "p.kdl", "-P", "count-end=false", "--out", "without-end"]).exits(0);
-    assert_eq!(tokens(&sandbox, "without-end"), 0, "all rows are in the journal");
-    assert!(sandbox.read("with-end/table.csv") != sandbox.read("without-end/table.csv"));
-}
-
-#[test]
-fn batches_channels_and_stores_change_no_byte() {
-    let sandbox = sandbox(120);
-    let mut outputs = Vec::new();
-    for (i, (rows, channel)) in [("1", "1"), ("7", "2"), ("1000", "16")].into_iter().enumerate() {
-        let (store, out) = (format!("store-{i}"), format!("out-{i}"));
-        let arguments =
-            ["run", "p.kdl", "--store", &store, "--out", &out, "--batch-rows", rows, "--channel-batches", channel];
-        sandbox.run(&arguments).exits(0);
-        outputs.push((sandbox.read(&format!("{out}/scored.parquet")), sandbox.read(&format!("{out}/table.csv"))));
+fn a_killed_scoring_goes_on_and_ends_in_the_same_bytes() {
+    const ROWS: usize = 1600;
+    let undisturbed = sandbox(ROWS);
+    undisturbed.run(&["run", "p.kdl"]).exits(0);
+    let s = sandbox(ROWS);
+    let mut kills = 0;
+    let mut seen = 0;
+    for wait in [5, 60, 20, 120, 0, 40, 90].into_iter().cycle() {
+        let mut run = s.spawn(&["run", "p.kdl", "--quiet"]);
+        // Killed soon after it has finished further rows, so that every round gets somewhere.
+        until("further rows or the end", || {
+            run.try_wait().unwrap().is_some() || (s.path(".idiolect/store/journal").exists() && journalled(&s).1 > seen)
+        });
+        std::thread::sleep(std::time::Duration::from_millis(wait));
+        let ended = run.try_wait().unwrap();
+        run.kill().unwrap();
+        run.wait().unwrap();
+        if let Some(status) = ended {
+            assert_eq!(status.code(), Some(0));
+            break;
+        }
+        kills += 1;
+        let (keys, records) = journalled(&s);
+        assert_eq!(keys.len(), records, "a finished row was scored again");
+        seen = records;
+        if kills == 3 {
+            let plan = s.run(&["plan", "p.kdl"]).exits(0).stdout;
+            assert!(plan.contains("partial"), "{plan}");
+        }
     }
-    assert!(outputs.windows(2).all(|w| w[0] == w[1]));
+    assert!(kills >= 3, "only {kills} kills: the run is too quick for this test");
+    let (keys, records) = journalled(&s);
+    assert_eq!((keys.len(), records), (ROWS, ROWS), "every row is scored, and none twice");
+    assert_eq!(s.read("runs/p/scored.jsonl"), undisturbed.read("runs/p/scored.jsonl"));
+    assert_eq!(s.parts(".idiolect/store"), undisturbed.parts(".idiolect/store"));
+    s.run(&["run", "p.kdl"]).exits(0).says(&["everything is cached"]);
+}
+
+#[test]
+fn rows_scored_once_are_not_scored_again_when_the_pipeline_grows() {
+    let s = sandbox(200);
+    s.run(&["run", "p.kdl"]).exits(0);
+    // More rows and another operator version of the same question: only the new rows go to the model.
+    let more = s
+        .read("rows.jsonl")
+        .iter()
+        .chain(br#"{"question":"And?","response":"One more."}"#)
+        .copied()
+        .collect::<Vec<_>>();
+    s.write("rows.jsonl", more);
+    s.write("p.kdl", PIPELINE.replace("model=\"tiny\"\nfilter", "model=\"tiny\" count-end=#false\nfilter"));
+    s.run(&["run", "p.kdl"]).exits(0);
+    let (keys, records) = journalled(&s);
+    assert_eq!((keys.len(), records), (201, 201));
+}
+
+#[test]
+fn scores_do_not_depend_on_batches_stages_or_what_runs_beside() {
+    let a = sandbox(300);
+    a.run(&["run", "p.kdl"]).exits(0);
+    let b = sandbox(300);
+    b.run(&["run", "p.kdl", "--batch-rows", "7", "--channel-batches", "1", "--stages", "1"]).exits(0);
+    assert_eq!(a.read("runs/p/scored.jsonl"), b.read("runs/p/scored.jsonl"));
+    assert_eq!(a.parts(".idiolect/store"), b.parts(".idiolect/store"));
 }
 
 #[test]
 fn rows_that_cannot_be_scored_leave_with_a_reason() {
-    let sandbox = sandbox(5);
-    let mut rows = String::from_utf8(sandbox.read("rows.jsonl")).expect("UTF-8");
-    rows.push_str("{\"question\": \"Nothing?\", \"response\": \"\"}\n");
-    rows.push_str(&format!("{{\"question\": \"Long?\", \"response\": \"{}\"}}\n", "so ".repeat(3000)));
-    sandbox.write("rows.jsonl", rows);
-    let ran = sandbox.run(&["run", "p.kdl", "--out", "out"]).exits(3);
-    assert!(ran.stderr.contains("quarantine"), "{}", ran.stderr);
-    let quarantine = String::from_utf8(sandbox.read("out/quarantine.jsonl")).expect("UTF-8");
+    let s = sandbox(5);
+    let mut rows = String::from_utf8(s.read("rows.jsonl")).expect("UTF-8");
+    writeln!(rows, r#"{{"question":"Nothing?","response":""}}"#).unwrap();
+    writeln!(rows, r#"{{"question":"Long?","response":"{}"}}"#, "so ".repeat(3000)).unwrap();
+    s.write("rows.jsonl", rows);
+    s.run(&["run", "p.kdl"]).exits(3).says(&["quarantine"]);
+    let quarantine = String::from_utf8(s.read("runs/p/quarantine.jsonl")).expect("UTF-8");
     assert!(quarantine.contains("empty-response") && quarantine.contains("too-long"), "{quarantine}");
 }

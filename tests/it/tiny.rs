@@ -4,11 +4,11 @@ use super::common::Sandbox;
 use safetensors::tensor::{Dtype, TensorView, serialize};
 use std::collections::BTreeMap;
 
-const HIDDEN: usize = 48;
-const INNER: usize = 96;
+const HIDDEN: usize = 32;
+const INNER: usize = 64;
 const HEADS: usize = 4;
 const KV_HEADS: usize = 2;
-const LAYERS: usize = 2;
+const LAYERS: usize = 1;
 /// 256 bytes and the two marks of a turn.
 const VOCABULARY: usize = 258;
 
@@ -18,7 +18,7 @@ pub fn write(sandbox: &Sandbox, folder: &str) {
         "architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_act": "silu",
         "hidden_size": HIDDEN, "intermediate_size": INNER, "num_hidden_layers": LAYERS,
         "num_attention_heads": HEADS, "num_key_value_heads": KV_HEADS, "vocab_size": VOCABULARY,
-        "max_position_embeddings": 4096, "rms_norm_eps": 1e-5, "rope_theta": 10000.0,
+        "max_position_embeddings": 2048, "rms_norm_eps": 1e-5, "rope_theta": 10000.0,
         "tie_word_embeddings": true, "bos_token_id": 256, "eos_token_id": 257, "torch_dtype": "float32",
     });
     sandbox.write(&format!("{folder}/config.json"), config.to_string());
