@@ -25,6 +25,9 @@ pub(super) struct Layout {
 
 const SEPARATION: f64 = 30.0;
 const DUMMY_WIDTH: f64 = 10.0;
+/// Links that go far to the side get more height, so that they do not lie flat.
+const STEEPNESS: f64 = 0.06;
+const GREATEST_RISE: f64 = 90.0;
 
 /// Places boxes in layers from top to bottom. `gap` gives the room below a layer.
 pub(super) fn place(boxes: &[Sized], routes: &[Route], gap: impl Fn(&[usize], &[usize]) -> f64) -> Layout {
@@ -293,7 +296,7 @@ impl Grid {
             bands.push((y, y + height));
             y += height;
             if let Some(next) = real.get(r + 1) {
-                y += gap(row, next);
+                y += gap(row, next) + (self.reach(r, x) * STEEPNESS).min(GREATEST_RISE);
             }
         }
         let centre = |i: usize| {
@@ -311,6 +314,14 @@ impl Grid {
             width: if boxes.is_empty() { 0.0 } else { right - left },
             height: y,
         }
+    }
+}
+
+impl Grid {
+    /// How far to the side a link below a row goes at most.
+    fn reach(&self, row: usize, x: &[f64]) -> f64 {
+        let below = |&item: &usize| self.items[item].below.iter().map(move |&b| (x[b] - x[item]).abs());
+        self.rows[row].iter().flat_map(below).fold(0.0, f64::max)
     }
 }
 
