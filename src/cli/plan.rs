@@ -150,11 +150,24 @@ fn declaration(out: &mut String, plan: &Plan, states: &[Status], instances: &[us
     for &at in instances {
         by_state.entry(heading(&states[at])).or_default().push(at);
     }
-    for (heading, members) in by_state {
-        *out += &wrap(&heading, "  ");
-        for at in members {
-            *out += &instance(&plan.nodes[at], &states[at]);
+    for (mut heading, members) in by_state {
+        let efforts: Vec<String> = members.iter().map(|&at| effort_of(&plan.nodes[at], &states[at])).collect();
+        // What all have in common is said once.
+        let common = members.len() > 1 && efforts.iter().all(|e| *e == efforts[0]) && !efforts[0].is_empty();
+        if common {
+            heading += &format!("; each {}", efforts[0]);
         }
+        *out += &wrap(&heading, "  ");
+        for (at, effort) in members.into_iter().zip(&efforts) {
+            *out += &instance(&plan.nodes[at], &states[at], if common { "" } else { effort });
+        }
+    }
+}
+
+fn effort_of(node: &PlanNode, status: &Status) -> String {
+    match status.state {
+        State::Skipped(_) => String::new(),
+        _ => effort(node.estimate.rows, node.estimate.tokens, node.estimate.seconds, node.estimate.memory),
     }
 }
 
@@ -164,14 +177,13 @@ fn heading(status: &Status) -> String {
     if status.why.is_empty() { word.to_string() } else { format!("{word}: {}", status.why.join("; ")) }
 }
 
-fn instance(node: &PlanNode, status: &Status) -> String {
+fn instance(node: &PlanNode, status: &Status, effort: &str) -> String {
     let mut parts = vec![node.fingerprint.short().to_string()];
     if let State::Partial { done, total } = status.state {
         let of = total.map(|t| format!(" of {}", number(t))).unwrap_or_default();
         parts.push(format!("{}{of} rows done", number(done)));
     }
-    let e = &node.estimate;
-    parts.push(effort(e.rows, e.tokens, e.seconds, e.memory));
+    parts.push(effort.to_string());
     let values: Vec<&str> = node.name.bindings.0.iter().map(|(_, v)| v.as_str()).collect();
     parts.push(values.join(", "));
     parts.retain(|p| !p.is_empty());

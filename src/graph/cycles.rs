@@ -5,6 +5,7 @@ use crate::diag::{Diagnostic, Diagnostics, Span};
 use petgraph::algo::tarjan_scc;
 use petgraph::graph::{EdgeIndex, NodeIndex};
 use petgraph::visit::EdgeRef;
+use std::collections::hash_map::Entry;
 use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 
 /// Reports each cycle with every edge labelled, and marks its nodes as broken.
@@ -45,8 +46,8 @@ fn cycle_through(graph: &Graph, start: NodeIndex, members: &HashSet<NodeIndex>) 
             if edge.target() == start {
                 return walk_back(graph, start, edge.id(), &came_by);
             }
-            if !came_by.contains_key(&edge.target()) {
-                came_by.insert(edge.target(), edge.id());
+            if let Entry::Vacant(entry) = came_by.entry(edge.target()) {
+                entry.insert(edge.id());
                 queue.push_back(edge.target());
             }
         }
