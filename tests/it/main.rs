@@ -1,5 +1,6 @@
 //! What a user does, through the binary.
 
+mod author;
 mod common;
 mod damage;
 mod documents;
