@@ -100,11 +100,11 @@ impl GgufFile {
 
     pub fn strings(&self, key: &str) -> Result<Option<Vec<&str>>> {
         let Some(items) = self.array(key)? else { return Ok(None) };
-        let text = |item| match item {
-            &Value::String(ref s) => Ok(s.as_str()),
+        let texts = items.iter().map(|item| match item {
+            Value::String(s) => Ok(s.as_str()),
             other => Err(self.wrong(key, "a list of strings", other)),
-        };
-        items.iter().map(text).collect::<Result<_>>().map(Some)
+        });
+        texts.collect::<Result<_>>().map(Some)
     }
 
     /// Dimensions of a tensor by its GGUF name, rows first.

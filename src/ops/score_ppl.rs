@@ -337,10 +337,10 @@ impl Scoring<'_> {
         let (questions, responses) = (texts(window, &self.op.question)?, texts(window, &self.op.response)?);
         let mut pending: Vec<Pending> = Vec::new();
         let mut places: HashMap<[u8; 16], usize> = HashMap::new();
-        for row in 0..window.num_rows() {
+        for (row, outcome) in outcomes.iter_mut().enumerate() {
             let null = [(&questions, &self.op.question), (&responses, &self.op.response)];
             if let Some((_, name)) = null.into_iter().find(|(c, _)| c.is_null(row)) {
-                outcomes[row] = Some(Err(Failure("null-value", format!("`{}` is null", name.value))));
+                *outcome = Some(Err(Failure("null-value", format!("`{}` is null", name.value))));
                 continue;
             }
             let (question, response) = (questions.value(row), responses.value(row));
@@ -350,7 +350,7 @@ impl Scoring<'_> {
                 continue;
             }
             if let Some(scored) = self.journal.get(&key).and_then(|bytes| decode(&bytes)) {
-                outcomes[row] = Some(self.within_limit(scored));
+                *outcome = Some(self.within_limit(scored));
                 continue;
             }
             places.insert(key, pending.len());

@@ -117,7 +117,9 @@ impl NodeHost for MemoryHost {
 
 /// Results by scope and key, in memory.
 #[derive(Default)]
-pub struct MemoryJournal(pub Mutex<HashMap<(String, [u8; 16]), Vec<u8>>>);
+pub struct MemoryJournal(Mutex<Results>);
+
+type Results = HashMap<(String, [u8; 16]), Vec<u8>>;
 
 struct ScopedMemoryJournal {
     scope: String,

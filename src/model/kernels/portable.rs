@@ -5,6 +5,7 @@ use super::{Angles, AttentionShape, FrozenLinear, Kernels, Matrix, Packing};
 use crate::model::files::Precision;
 use candle_core::quantized::QMatMul;
 use candle_core::{D, DType, Device, Module, Result, Tensor};
+use candle_transformers::utils::build_additive_causal_mask;
 use std::sync::Arc;
 
 /// Queries of a sequence that attention takes at once: bounds its scores to `heads * BLOCK * tokens`.
@@ -153,27 +154,15 @@ fn attend(q: &Tensor, k: &Tensor, v: &Tensor, shape: &AttentionShape) -> Result<
         let keys = k.narrow(1, first, columns)?;
         let values = v.narrow(1, first, columns)?.contiguous()?;
         let scores = (queries.matmul(&keys.t()?.contiguous()?)? * shape.scale())?;
-        let mask = causal_mask(start..end, first, shape.window, q.device())?;
+        // The window counts the query's own position, the mask only those before it.
+        let before = shape.window.map(|w| w.saturating_sub(1));
+        let mask = build_additive_causal_mask(rows, start - first, before, q.device(), DType::F32)?.squeeze(0)?;
         let scores = scores.reshape((heads, rows, columns))?.to_dtype(DType::F32)?.broadcast_add(&mask)?;
         let weights = candle_nn::ops::softmax_last_dim(&scores)?.to_dtype(q.dtype())?;
         let out = weights.reshape((shape.key_value_heads, group * rows, columns))?.matmul(&values)?;
         blocks.push(out.reshape((heads, rows, dim))?.transpose(0, 1)?.reshape((rows, heads * dim))?);
     }
     Tensor::cat(&blocks, 0)
-}
-
-/// 0 where a query sees a key, minus infinity where it does not: `[queries, keys]`.
-fn causal_mask(
-    queries: std::ops::Range<usize>,
-    first: usize,
-    window: Option<usize>,
-    device: &Device,
-) -> Result<Tensor> {
-    let (rows, columns) = (queries.len(), queries.end - first);
-    let sees = |query: usize, key: usize| key <= query && window.is_none_or(|w| query - key < w);
-    let cell = |query, column: usize| if sees(query, first + column) { 0.0 } else { f32::NEG_INFINITY };
-    let mask: Vec<f32> = queries.flat_map(|q| (0..columns).map(move |c| cell(q, c))).collect();
-    Tensor::from_vec(mask, (rows, columns), device)
 }
 
 /// `log(sum(exp(logits))) - logits[label]` for each row.
