@@ -1,0 +1,148 @@
+use super::super::gguf_tests::{folder_files, request};
+use super::super::synthetic;
+use super::*;
+use crate::config::ModelSource;
+use crate::diag::{SourceId, Span, Spanned};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+fn info(name: &str) -> ModelInfo {
+    let span = Span::new(SourceId(0), 0, 0);
+    let decl = ModelDecl {
+        name: name.into(),
+        source: ModelSource::Manifest(Spanned::new("small".into(), span)),
+        dtype: Spanned::new("f32".into(), span),
+        context: None,
+        chat_template: None,
+        span,
+    };
+    ModelInfo {
+        decl,
+        digest: format!("model:{name}"),
+        context: None,
+        parameters: None,
+        has_chat_template: None,
+        memory: None,
+    }
+}
+
+/// Small models of any name, all of the same weights, and how often files were asked for.
+fn lanes(options: LaneOptions) -> (tempfile::TempDir, Arc<AtomicUsize>, ModelLanes) {
+    let folder = tempfile::tempdir().unwrap();
+    synthetic::write_model(folder.path(), 1).unwrap();
+    let (files, asked) = (folder_files(folder.path()), Arc::<AtomicUsize>::default());
+    let counter = asked.clone();
+    let source: FileSource = Arc::new(move |_| {
+        counter.fetch_add(1, Ordering::SeqCst);
+        Ok(files.clone())
+    });
+    (folder, asked, ModelLanes::new(source, options))
+}
+
+fn rows() -> Vec<ScoreRequest> {
+    (0..12).map(|i| request(&format!("question {i}"), &"answer ".repeat(1 + i * 5 % 7))).collect()
+}
+
+#[test]
+fn many_callers_get_their_own_rows_with_the_same_bits() {
+    let (_folder, asked, lanes) = lanes(LaneOptions::default());
+    let lane = lanes.lane("student", &info("student")).unwrap();
+    assert_eq!(asked.load(Ordering::SeqCst), 0, "nothing is fetched before its first use");
+    let expected = lane.score(&rows(), None).unwrap();
+    std::thread::scope(|scope| {
+        for at in 0..6 {
+            let (lane, expected) = (&lane, &expected);
+            scope.spawn(move || {
+                let own = &rows()[at * 2..at * 2 + 2];
+                assert_eq!(lane.score(own, None).unwrap(), expected[at * 2..at * 2 + 2]);
+            });
+        }
+    });
+    assert_eq!(asked.load(Ordering::SeqCst), 1);
+    assert_eq!(lane.count_tokens("four").unwrap(), 4);
+    assert_eq!((lane.context().unwrap(), lane.digest()), (512, "model:student"));
+}
+
+#[test]
+fn bad_rows_fail_alone() {
+    let (_folder, _, lanes) = lanes(LaneOptions::default());
+    let lane = lanes.lane("student", &info("student")).unwrap();
+    let rows = [request("q", "good"), request("q", ""), request("q", &"long ".repeat(20))];
+    let scored = lane.score(&rows, Some(50)).unwrap();
+    assert!(scored[0].is_ok());
+    assert_eq!(scored[1], Err(ScoreFailure::Empty));
+    assert_eq!(scored[2], Err(ScoreFailure::TooLong { tokens: 104, limit: 50 }));
+}
+
+#[test]
+fn models_take_turns_where_not_all_fit() {
+    let bytes = {
+        let (folder, ..) = lanes(LaneOptions::default());
+        let files = folder_files(folder.path());
+        TextModel::load(&files).unwrap().weight_bytes(&files)
+    };
+    let (_folder, _, lanes) = lanes(LaneOptions { memory: bytes * 3 / 2, ..LaneOptions::default() });
+    let [a, b] = ["a", "b"].map(|name| lanes.lane(name, &info(name)).unwrap());
+    let first = a.score(&rows(), None).unwrap();
+    assert_eq!(b.score(&rows(), None).unwrap(), first);
+    assert_eq!(a.score(&rows(), None).unwrap(), first);
+}
+
+#[test]
+fn a_model_larger_than_the_memory_says_what_to_lower() {
+    let (_folder, _, lanes) = lanes(LaneOptions { memory: 1000, ..LaneOptions::default() });
+    let error = lanes.lane("student", &info("student")).unwrap().score(&rows(), None).unwrap_err();
+    let RunError::Failed { code, message, help } = error else { panic!("{error:?}") };
+    assert_eq!(code, "out-of-memory");
+    assert_eq!(message, "model `student`: the weights need 0.0 GiB in `f32`, and models may take 0.0 GiB");
+    assert!(help.unwrap().contains("bf16"));
+}
+
+#[test]
+fn a_stop_is_heeded() {
+    let stop = Arc::<AtomicBool>::default();
+    let flag = stop.clone();
+    let stopping = Arc::new(move || flag.load(Ordering::SeqCst));
+    let (_folder, _, lanes) = lanes(LaneOptions { stopping, ..LaneOptions::default() });
+    let lane = lanes.lane("student", &info("student")).unwrap();
+    assert!(lane.score(&rows(), None).is_ok());
+    stop.store(true, Ordering::SeqCst);
+    assert!(matches!(lane.score(&rows(), None), Err(RunError::Interrupted)));
+}
+
+#[test]
+fn missing_files_name_the_model_and_are_asked_for_again() {
+    let asked = Arc::<AtomicUsize>::default();
+    let counter = asked.clone();
+    let source: FileSource = Arc::new(move |_| {
+        counter.fetch_add(1, Ordering::SeqCst);
+        Err(RunError::failed("not-found", "no such file").help("look elsewhere"))
+    });
+    let lane = ModelLanes::new(source, LaneOptions::default()).lane("student", &info("student")).unwrap();
+    for _ in 0..2 {
+        assert_eq!(lane.score(&rows(), None).unwrap_err().to_string(), "model `student`: no such file");
+    }
+    assert_eq!(asked.load(Ordering::SeqCst), 2);
+}
+
+#[test]
+fn loaded_models_go_first_until_patience_ends() {
+    let (folder, ..) = lanes(LaneOptions::default());
+    let files = folder_files(folder.path());
+    let text = Arc::new(TextModel::load(&files).unwrap());
+    let resident = |name: &str| Arc::new(Resident { name: name.into(), files: files.clone(), text: text.clone() });
+    let (cold, warm) = (resident("cold"), resident("warm"));
+    let job = |model: &Arc<Resident>| Job {
+        model: model.clone(),
+        rows: Vec::new(),
+        tokens: TURN_TOKENS,
+        reply: channel().0,
+        passed_over: 0,
+    };
+    let mut jobs = VecDeque::from([job(&cold)]);
+    for turn in 0..=PATIENCE {
+        jobs.push_back(job(&warm));
+        let taken = take_turn(&mut jobs, |m| m.name == "warm");
+        let expected = if turn < PATIENCE { "warm" } else { "cold" };
+        assert_eq!((taken.len(), taken[0].model.name.as_str()), (1, expected), "turn {turn}");
+    }
+}
