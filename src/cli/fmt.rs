@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
     after_help = "Exit codes: 0 done, 1 with --check if a file is not formatted, 2 a file is wrong or unreadable."
 )]
 pub struct Args {
-    /// Files to format; `-` reads standard input and writes standard output
+    /// Files to format, and folders whose `.kdl` files to format; `-` reads standard input and writes standard output
     #[arg(required = true, value_name = "FILE")]
     files: Vec<PathBuf>,
     /// Change nothing: name the files that are not formatted, and exit with 1 if there are any
@@ -35,8 +35,16 @@ enum Outcome {
 pub fn run(args: Args) -> u8 {
     let mut changed = 0usize;
     let mut wrong = false;
-    for file in &args.files {
-        match one(file, args.check) {
+    let files = args.files.iter().flat_map(|named| match pipelines(named) {
+        Ok(files) => files,
+        Err(e) => {
+            eprintln!("error: cannot read `{}`: {e}", named.display());
+            wrong = true;
+            Vec::new()
+        }
+    });
+    for file in files.collect::<Vec<_>>() {
+        match one(&file, args.check) {
             Outcome::Unchanged => {}
             Outcome::Changed => changed += 1,
             Outcome::Wrong => wrong = true,
@@ -51,6 +59,24 @@ pub fn run(args: Args) -> u8 {
         (_, true) => super::FAILED,
         _ => super::DONE,
     }
+}
+
+/// The file itself, or the `.kdl` files below a folder, sorted.
+fn pipelines(named: &Path) -> std::io::Result<Vec<PathBuf>> {
+    if !named.is_dir() {
+        return Ok(vec![named.to_path_buf()]);
+    }
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(named)? {
+        let (entry, path) = entry.map(|e| (e.file_type(), e.path()))?;
+        if entry?.is_dir() {
+            found.extend(pipelines(&path)?);
+        } else if path.extension().is_some_and(|e| e == "kdl") {
+            found.push(path);
+        }
+    }
+    found.sort();
+    Ok(found)
 }
 
 fn one(file: &Path, check: bool) -> Outcome {

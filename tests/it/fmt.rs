@@ -53,3 +53,16 @@ fn standard_input_goes_to_standard_output() {
     let ran: Ran = child.and_then(|c| c.wait_with_output()).expect("the binary ends").into();
     assert_eq!(ran.exits(0).stdout, FORMATTED);
 }
+
+#[test]
+fn a_folder_stands_for_the_pipelines_below_it() {
+    let sandbox = Sandbox::new();
+    sandbox.write("all/a.kdl", LOOSE);
+    sandbox.write("all/below/b.kdl", LOOSE);
+    sandbox.write("all/notes.txt", LOOSE);
+    let ran = sandbox.run(&["fmt", "--check", "all"]).exits(1);
+    assert_eq!(ran.stdout, "all/a.kdl\nall/below/b.kdl\n");
+    sandbox.run(&["fmt", "all"]).exits(0);
+    assert_eq!(sandbox.read("all/below/b.kdl"), FORMATTED.as_bytes());
+    assert_eq!(sandbox.read("all/notes.txt"), LOOSE.as_bytes());
+}
