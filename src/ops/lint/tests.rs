@@ -188,12 +188,12 @@ fn what_makes_no_sense_is_refused() {
     "#);
 }
 
-/// The released files of one set, if they are here; in every file rows align by index.
+/// The released files of one set, if they are here, and never in CI; in every file rows align by index.
 fn released(set: &str) -> Option<PathBuf> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/data/speak-my-language").join(set);
-    let here = folder.is_dir();
+    let here = folder.is_dir() && std::env::var_os("CI").is_none();
     if !here {
-        eprintln!("skipped: {} is not there", folder.display());
+        eprintln!("skipped: {} is not there, or this is CI", folder.display());
     }
     here.then_some(folder)
 }
