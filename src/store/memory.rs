@@ -8,6 +8,7 @@ use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 /// What a node was made of the last time that it was finished or found finished.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -77,7 +78,10 @@ impl Store {
     /// Records that a run refers to these artifacts.
     pub fn record_run(&self, pipeline: &str, out: &Path, fingerprints: Vec<Fingerprint>) -> Result<(), RunError> {
         let started = rfc3339(std::time::SystemTime::now());
-        let name = format!("{}-{}.json", started.replace([':', '.'], ""), std::process::id());
+        // A process may record several runs within the clock's resolution.
+        static RECORDED: AtomicU32 = AtomicU32::new(0);
+        let count = RECORDED.fetch_add(1, Ordering::Relaxed);
+        let name = format!("{}-{}-{count:06}.json", started.replace([':', '.'], ""), std::process::id());
         let out = out.canonicalize().unwrap_or_else(|_| out.to_path_buf());
         let record = RunRecord { pipeline: pipeline.to_string(), started, out, fingerprints };
         write_json(&self.root().join("runs").join(name), &record)
