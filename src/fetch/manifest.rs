@@ -127,10 +127,13 @@ impl WeightsKind {
 /// The format of a file of rows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Format {
+    /// An array of objects, or objects one after another.
     Json,
+    /// One object on each line.
     Jsonl,
     Csv,
     Parquet,
+    /// Arrow IPC, as a file or a stream.
     Arrow,
 }
 

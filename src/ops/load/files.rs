@@ -42,31 +42,14 @@ impl From<Problem> for RunError {
     }
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Format {
-    /// An array of objects, or objects one after another.
-    Json,
-    /// One object on each line.
-    Jsonl,
-    Csv,
-    Parquet,
-    /// Arrow IPC, as a file or a stream.
-    Arrow,
-}
+pub use crate::fetch::Format;
 
 /// The names by which `format` overrides what the extension says.
 pub const FORMATS: &[&str] = &["json", "jsonl", "csv", "parquet", "arrow"];
 
 impl Format {
     pub fn named(name: &str) -> Option<Self> {
-        match name {
-            "json" => Some(Self::Json),
-            "jsonl" => Some(Self::Jsonl),
-            "csv" => Some(Self::Csv),
-            "parquet" => Some(Self::Parquet),
-            "arrow" => Some(Self::Arrow),
-            _ => None,
-        }
+        Self::NAMES.iter().find(|(known, _)| *known == name).map(|(_, format)| *format)
     }
 
     /// By the extension, under one of a compression if there is one.

@@ -4,7 +4,7 @@ use super::files::{self, DataFile, FORMATS, Format, Problem};
 use super::survey::Wishes;
 use crate::diag::{Diagnostic, Diagnostics, Span, Spanned};
 use crate::exec::RunError;
-use crate::fetch::{self, ColumnKind, DatasetManifest, FetchError, Fetched, Fetcher, Located, Quiet, Split};
+use crate::fetch::{ColumnKind, DatasetManifest, FetchError, Fetched, Fetcher, Located, Quiet, Split};
 use crate::ops::rows::ID;
 use crate::ops::{Fields, ResolveCx, did_you_mean, list};
 use indexmap::IndexMap;
@@ -326,15 +326,8 @@ fn find_split(
 
 fn fetched(files: Vec<Fetched>) -> Result<Vec<DataFile>, Problem> {
     let file = |file: Fetched| {
-        let format = match file.format {
-            Some(fetch::Format::Json) => Format::Json,
-            Some(fetch::Format::Jsonl) => Format::Jsonl,
-            Some(fetch::Format::Csv) => Format::Csv,
-            Some(fetch::Format::Parquet) => Format::Parquet,
-            Some(fetch::Format::Arrow) => Format::Arrow,
-            None => {
-                return Err(Problem::new("unknown-format", format!("the manifest gives `{}` no format", file.name)));
-            }
+        let Some(format) = file.format else {
+            return Err(Problem::new("unknown-format", format!("the manifest gives `{}` no format", file.name)));
         };
         let delimiter = if file.name.to_lowercase().contains(".tsv") { b'\t' } else { b',' };
         Ok(DataFile { path: file.path, format, delimiter })
