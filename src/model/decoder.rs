@@ -5,7 +5,7 @@
 
 use super::config::Config;
 use super::error::{Doing, Result};
-use super::kernels::{Angles, AttentionShape, FrozenLinear, Kernels, Packing};
+use super::kernels::{Angles, AttentionShape, FrozenLinear, Kernels, LayerCache, Packing, Part, Sequence, Turned};
 use super::rope::inverse_frequencies;
 use super::weights::{Matrix, Weights};
 use candle_core::{Device, Tensor};
@@ -35,9 +35,8 @@ struct Layer {
 
 #[derive(Debug)]
 struct Attention {
-    q_proj: Arc<dyn FrozenLinear>,
-    k_proj: Arc<dyn FrozenLinear>,
-    v_proj: Arc<dyn FrozenLinear>,
+    /// `q_proj`, `k_proj` and `v_proj` side by side.
+    qkv_proj: Arc<dyn FrozenLinear>,
     o_proj: Arc<dyn FrozenLinear>,
     q_norm: Option<Norm>,
     k_norm: Option<Norm>,
@@ -46,8 +45,8 @@ struct Attention {
 
 #[derive(Debug)]
 struct Mlp {
-    gate_proj: Arc<dyn FrozenLinear>,
-    up_proj: Arc<dyn FrozenLinear>,
+    /// `gate_proj` and `up_proj` side by side.
+    gate_up_proj: Arc<dyn FrozenLinear>,
     down_proj: Arc<dyn FrozenLinear>,
 }
 
@@ -75,13 +74,21 @@ impl Loader<'_> {
         Ok(Norm { weight, eps: self.config.rms_norm_eps })
     }
 
-    fn linear(&self, name: &str, input: usize, output: usize, bias: bool) -> Result<Arc<dyn FrozenLinear>> {
-        let matrix = self.weights.matrix(&format!("{}{name}.weight", self.prefix), output, input)?;
-        let bias = match bias {
-            true => Some(self.weights.vector(&format!("{}{name}.bias", self.prefix), output)?),
-            false => None,
+    /// The layers of these names and numbers of outputs as one.
+    fn linear(&self, names: &[(&str, usize)], input: usize, bias: bool) -> Result<Arc<dyn FrozenLinear>> {
+        let part = |(name, output): &(&str, usize)| {
+            let matrix = self.weights.matrix(&format!("{}{name}.weight", self.prefix), *output, input)?;
+            let bias = match bias {
+                true => Some(self.weights.vector(&format!("{}{name}.bias", self.prefix), *output)?),
+                false => None,
+            };
+            Ok(Part { matrix, bias })
         };
-        self.kernels.linear(matrix, bias).doing(|| format!("preparing `{}{name}` [{output}, {input}]", self.prefix))
+        let parts = names.iter().map(part).collect::<Result<_>>()?;
+        self.kernels.linear(parts).doing(|| {
+            let names: Vec<&str> = names.iter().map(|(name, _)| *name).collect();
+            format!("preparing `{}{}`", self.prefix, names.join("+"))
+        })
     }
 
     fn attention(&self, layer: usize) -> Result<Attention> {
@@ -89,10 +96,12 @@ impl Loader<'_> {
         let (queries, keys) = (c.num_attention_heads * c.head_dim, c.num_key_value_heads * c.head_dim);
         let head_norm = |name| if c.qk_norm { self.norm(name, c.head_dim).map(Some) } else { Ok(None) };
         Ok(Attention {
-            q_proj: self.linear("q_proj", c.hidden_size, queries, c.qkv_bias)?,
-            k_proj: self.linear("k_proj", c.hidden_size, keys, c.qkv_bias)?,
-            v_proj: self.linear("v_proj", c.hidden_size, keys, c.qkv_bias)?,
-            o_proj: self.linear("o_proj", queries, c.hidden_size, c.o_bias)?,
+            qkv_proj: self.linear(
+                &[("q_proj", queries), ("k_proj", keys), ("v_proj", keys)],
+                c.hidden_size,
+                c.qkv_bias,
+            )?,
+            o_proj: self.linear(&[("o_proj", c.hidden_size)], queries, c.o_bias)?,
             q_norm: head_norm("q_norm")?,
             k_norm: head_norm("k_norm")?,
             shape: AttentionShape {
@@ -107,9 +116,12 @@ impl Loader<'_> {
     fn mlp(&self) -> Result<Mlp> {
         let c = self.config;
         Ok(Mlp {
-            gate_proj: self.linear("gate_proj", c.hidden_size, c.intermediate_size, c.mlp_bias)?,
-            up_proj: self.linear("up_proj", c.hidden_size, c.intermediate_size, c.mlp_bias)?,
-            down_proj: self.linear("down_proj", c.intermediate_size, c.hidden_size, c.mlp_bias)?,
+            gate_up_proj: self.linear(
+                &[("gate_proj", c.intermediate_size), ("up_proj", c.intermediate_size)],
+                c.hidden_size,
+                c.mlp_bias,
+            )?,
+            down_proj: self.linear(&[("down_proj", c.hidden_size)], c.intermediate_size, c.mlp_bias)?,
         })
     }
 
@@ -140,7 +152,9 @@ impl Decoder {
             embed_tokens,
             layers: (0..config.num_hidden_layers).map(|i| loader.layer(i)).collect::<Result<_>>()?,
             norm: loader.norm("norm", width)?,
-            lm_head: kernels.linear(head, None).doing(|| format!("preparing `lm_head` [{vocab}, {width}]"))?,
+            lm_head: kernels
+                .linear(vec![Part { matrix: head, bias: None }])
+                .doing(|| format!("preparing `lm_head` [{vocab}, {width}]"))?,
             inverse_frequencies: inverse_frequencies(config.rope_theta, config.head_dim, &config.rope_scaling),
             kernels: kernels.clone(),
             device: device.clone(),
@@ -152,8 +166,20 @@ impl Decoder {
         self.kernels.batch_invariant()
     }
 
-    /// Final hidden states, after the last norm: `[tokens, hidden_size]`.
+    /// A sequence without tokens.
+    pub fn sequence(&self) -> Sequence {
+        let cache = |layer: &Layer| self.kernels.cache(&layer.self_attn.shape);
+        Sequence { layers: self.layers.iter().map(cache).collect(), len: 0 }
+    }
+
+    /// Final hidden states, after the last norm, of whole sequences: `[tokens, hidden_size]`.
     pub fn forward(&self, tokens: &[u32], packing: &Packing) -> TensorResult<Tensor> {
+        self.pass(tokens, packing, &mut [])
+    }
+
+    /// Final hidden states of a pass whose runs go on from sequences, and are kept in them. `kept` is empty, or
+    /// has one entry per run; what has no sequence is forgotten with the pass.
+    pub fn pass(&self, tokens: &[u32], packing: &Packing, kept: &mut [Option<&mut Sequence>]) -> TensorResult<Tensor> {
         debug_assert_eq!(tokens.len(), packing.tokens());
         let kernels = &*self.kernels;
         let angles = kernels.angles(&self.inverse_frequencies, &packing.positions())?;
@@ -161,12 +187,18 @@ impl Decoder {
         let mut x = x.to_dtype(kernels.activations())?;
         // Each half of a layer ends with a sum that the next half begins by norming.
         let mut y = self.layers.first().map_or(&self.norm, |l| &l.input_layernorm).forward(&x, kernels)?;
-        for (layer, next) in self.layers.iter().zip(1..) {
-            let delta = layer.self_attn.forward(&y, &angles, packing, kernels)?;
+        for (i, layer) in self.layers.iter().enumerate() {
+            let mut caches: Vec<_> = kept.iter_mut().map(|s| s.as_mut().map(|s| &mut s.layers[i])).collect();
+            let delta = layer.self_attn.forward(&y, &angles, packing, &mut caches, kernels)?;
             (x, y) = layer.post_attention_layernorm.add_forward(&x, &delta, kernels)?;
             let delta = layer.mlp.forward(&y, kernels)?;
-            let norm = self.layers.get(next).map_or(&self.norm, |l| &l.input_layernorm);
+            let norm = self.layers.get(i + 1).map_or(&self.norm, |l| &l.input_layernorm);
             (x, y) = norm.add_forward(&x, &delta, kernels)?;
+        }
+        for (sequence, run) in kept.iter_mut().zip(packing.runs()) {
+            if let Some(sequence) = sequence {
+                sequence.len = run.end();
+            }
         }
         Ok(y)
     }
@@ -184,28 +216,25 @@ impl Decoder {
 }
 
 impl Attention {
-    fn forward(&self, x: &Tensor, angles: &Angles, packing: &Packing, kernels: &dyn Kernels) -> TensorResult<Tensor> {
-        let AttentionShape { heads, key_value_heads, head_dim, .. } = self.shape;
-        let tokens = x.dim(0)?;
-        let turned = |proj: &Arc<dyn FrozenLinear>, heads: usize, norm: &Option<Norm>| {
-            let mut y = proj.forward(x)?.reshape((tokens, heads, head_dim))?;
-            if let Some(norm) = norm {
-                y = norm.forward(&y, kernels)?;
-            }
-            kernels.rotary(&y, angles)
-        };
-        let q = turned(&self.q_proj, heads, &self.q_norm)?;
-        let k = turned(&self.k_proj, key_value_heads, &self.k_norm)?;
-        let v = self.v_proj.forward(x)?.reshape((tokens, key_value_heads, head_dim))?;
-        self.o_proj.forward(&kernels.attention(&q, &k, &v, &self.shape, packing)?)
+    fn forward(
+        &self,
+        x: &Tensor,
+        angles: &Angles,
+        packing: &Packing,
+        kept: &mut [Option<&mut LayerCache>],
+        kernels: &dyn Kernels,
+    ) -> TensorResult<Tensor> {
+        let norms = self.q_norm.as_ref().zip(self.k_norm.as_ref());
+        let eps = norms.map_or(0.0, |(q, _)| q.eps);
+        let turned = Turned { norms: norms.map(|(q, k)| (&q.weight, &k.weight)), eps, angles };
+        let qkv = self.qkv_proj.forward(x)?;
+        self.o_proj.forward(&kernels.attention(qkv, turned, &self.shape, packing, kept)?)
     }
 }
 
 impl Mlp {
     fn forward(&self, x: &Tensor, kernels: &dyn Kernels) -> TensorResult<Tensor> {
-        let gate = self.gate_proj.forward(x)?;
-        let up = self.up_proj.forward(x)?;
-        self.down_proj.forward(&kernels.swiglu(&gate, &up)?)
+        self.down_proj.forward(&kernels.swiglu(&self.gate_up_proj.forward(x)?)?)
     }
 }
 

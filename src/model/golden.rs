@@ -3,7 +3,7 @@
 use super::config::Config;
 use super::decoder::Decoder;
 use super::files::Precision;
-use super::kernels::{self, Kernels, Packing, Portable};
+use super::kernels::{self, Forest, Kernels, Packing, Portable};
 use super::synthetic;
 use super::weights::Weights;
 use candle_core::Device;
@@ -49,7 +49,7 @@ fn load(case: &Value, precision: Precision, kernels: Arc<dyn Kernels>) -> Decode
 fn packed_nll(decoder: &Decoder, sequences: &[&[u32]]) -> Vec<Vec<f32>> {
     let packing = Packing::new(sequences.iter().map(|s| s.len()));
     let hidden = decoder.forward(&sequences.concat(), &packing).unwrap();
-    let positions: Vec<u32> = packing.sequences().flat_map(|r| r.start as u32..r.end as u32 - 1).collect();
+    let positions: Vec<u32> = packing.runs().iter().flat_map(|r| r.rows.start as u32..r.rows.end as u32 - 1).collect();
     let labels: Vec<u32> = sequences.iter().flat_map(|s| s[1..].iter().copied()).collect();
     let mut nll = decoder.label_nll(&hidden, &positions, &labels).unwrap().into_iter();
     sequences.iter().map(|s| nll.by_ref().take(s.len() - 1).collect()).collect()
@@ -134,6 +134,96 @@ fn a_sequence_has_the_same_bits_in_any_packing() {
                 assert_eq!(bits(&nll), alone[*i], "{} {precision:?} {order:?}", case["name"]);
             }
         }
+    }
+}
+
+fn rows_of(hidden: &candle_core::Tensor) -> Vec<Vec<f32>> {
+    hidden.to_dtype(candle_core::DType::F32).unwrap().to_vec2().unwrap()
+}
+
+/// Sequences that begin alike, the ways in which they are computed, and how near the results must be.
+fn every_way(decoder: &Decoder, same: impl Fn(&str, &[Vec<f32>], &[Vec<f32>])) {
+    let question = synthetic::tokens(1, 37, 97);
+    let with = |seed, n| [&question[..], &synthetic::tokens(seed, n, 97)].concat();
+    let all = [with(2, 1), with(3, 30), question.clone(), with(3, 12), with(4, 60), synthetic::tokens(5, 20, 97)];
+    let sequences: Vec<&[u32]> = all.iter().map(Vec::as_slice).collect();
+    let alone = |s: &[u32]| rows_of(&decoder.forward(s, &Packing::new([s.len()])).unwrap());
+    let expected: Vec<_> = sequences.iter().map(|s| alone(s)).collect();
+
+    let forest = Forest::new(&sequences);
+    assert!(forest.tokens.len() < all.iter().map(Vec::len).sum());
+    let shared = rows_of(&decoder.forward(&forest.tokens, &forest.packing).unwrap());
+    for (i, expected) in expected.iter().enumerate() {
+        let rows = (0..expected.len()).map(|position| shared[forest.row(i, position)].clone());
+        same("with shared beginnings", &rows.collect::<Vec<_>>(), expected);
+    }
+
+    // The question once, then every answer a token or a few at a time, all in one pass.
+    let mut begun = decoder.sequence();
+    decoder.pass(&question, &Packing::new([question.len()]), &mut [Some(&mut begun)]).unwrap();
+    let mut kept = vec![begun.clone(), begun.clone(), begun.clone(), begun, decoder.sequence()];
+    let chosen = [0, 1, 3, 4, 5];
+    let mut step = 1;
+    loop {
+        let (mut packing, mut tokens, mut what, mut states) = (Packing::default(), vec![], vec![], vec![]);
+        for (sequence, i) in kept.iter_mut().zip(chosen) {
+            let start = sequence.len();
+            let end = all[i].len().min(start + step);
+            if start < end {
+                packing.go_on(end - start, start);
+                tokens.extend_from_slice(&all[i][start..end]);
+                what.push((i, start..end));
+                states.push(Some(sequence));
+            }
+        }
+        if what.is_empty() {
+            break;
+        }
+        let hidden = rows_of(&decoder.pass(&tokens, &packing, &mut states).unwrap());
+        for ((i, positions), run) in what.into_iter().zip(packing.runs()) {
+            same("step by step", &hidden[run.rows.clone()], &expected[i][positions]);
+        }
+        step = step % 7 + 1;
+    }
+
+    // Branches of one pass are kept as well.
+    let mut packing = Packing::default();
+    let parent = packing.begin(question.len());
+    packing.branch(30, parent);
+    packing.branch(60, parent);
+    let tokens = [&question[..], &all[1][37..], &all[4][37..]].concat();
+    let (mut one, mut two) = (decoder.sequence(), decoder.sequence());
+    decoder.pass(&tokens, &packing, &mut [None, Some(&mut one), Some(&mut two)]).unwrap();
+    assert_eq!((one.len(), two.len()), (67, 97));
+    let mut longer = all[4].clone();
+    longer.push(11);
+    let mut packing = Packing::default();
+    packing.go_on(1, 97);
+    let hidden = rows_of(&decoder.pass(&[11], &packing, &mut [Some(&mut two)]).unwrap());
+    same("after a branch", &hidden, &alone(&longer)[97..]);
+}
+
+#[test]
+fn shared_beginnings_and_steps_give_the_bits_of_one_pass() {
+    for (case, precision) in cases().iter().flat_map(|c| [(c, Precision::F32), (c, Precision::Bf16)]) {
+        let decoder = load(case, precision, kernels::select(&Device::Cpu, precision).unwrap());
+        let bits = |rows: &[Vec<f32>]| rows.iter().flatten().map(|v| v.to_bits()).collect::<Vec<_>>();
+        every_way(&decoder, |way, found, expected| {
+            assert_eq!(bits(found), bits(expected), "{} {precision:?} {way}", case["name"]);
+        });
+    }
+}
+
+#[test]
+fn portable_kernels_share_and_step_within_rounding() {
+    for case in cases() {
+        let decoder = load(&case, Precision::F32, Arc::new(Portable::new(&Device::Cpu, Precision::F32)));
+        every_way(&decoder, |way, found, expected| {
+            for (found, expected) in found.iter().zip(expected) {
+                let expected: Vec<f64> = expected.iter().map(|v| f64::from(*v)).collect();
+                assert_near(&format!("{} {way}", case["name"]), found.iter().copied(), &expected, 1e-3);
+            }
+        });
     }
 }
 

@@ -6,7 +6,7 @@ use super::decoder::Decoder;
 use super::error::{Doing, Result, bad_file};
 use super::files::{ModelFiles, Precision, WeightFiles};
 use super::gguf::GgufFile;
-use super::kernels::{self, Packing};
+use super::kernels::{self, Forest};
 use super::tokenizer::Tokenizer;
 use super::weights::Weights;
 use super::{ScoreFailure, ScoreRequest, Scored};
@@ -17,8 +17,9 @@ use serde_json::Value;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-/// Tokens that are computed at once where sequences can be packed together.
-const PACKED_TOKENS: usize = 4096;
+/// Tokens of a pass where sequences can be packed together: enough to use every product's blocks, few enough that
+/// activations stay near the processor.
+const PASS_TOKENS: usize = 1024;
 
 /// What a model knows without its weights: enough to render, count and check lengths.
 pub struct TextModel {
@@ -261,23 +262,27 @@ impl LanguageModel {
         Ok(ordered.into_iter().map(|r| r.expect("batches hold every row once")).collect())
     }
 
-    /// Rows of like length together. Each row is alone where packing would change its bits.
+    /// Rows that begin alike together, as many as a pass takes. Each row is alone where packing would change its bits.
     fn batches(&self, rows: &[&Encoded]) -> Vec<Vec<usize>> {
         let mut order: Vec<usize> = (0..rows.len()).collect();
-        order.sort_by_key(|i| std::cmp::Reverse(rows[*i].tokens.len()));
-        let room = if self.decoder.batch_invariant() { PACKED_TOKENS } else { 0 };
+        if !self.decoder.batch_invariant() {
+            return order.into_iter().map(|row| vec![row]).collect();
+        }
+        order.sort_by_key(|i| &rows[*i].tokens);
         let mut batches: Vec<Vec<usize>> = Vec::new();
         let mut tokens = 0;
         for row in order {
-            let length = rows[row].tokens.len();
+            let new = &rows[row].tokens;
+            // What stands in the pass already is not computed again.
+            let added = |last: usize| new.len() - kernels::common(new, &rows[last].tokens);
             match batches.last_mut() {
-                Some(batch) if tokens + length <= room => {
+                Some(batch) if tokens + added(batch[batch.len() - 1]) <= PASS_TOKENS => {
+                    tokens += added(batch[batch.len() - 1]);
                     batch.push(row);
-                    tokens += length;
                 }
                 _ => {
                     batches.push(vec![row]);
-                    tokens = length;
+                    tokens = new.len();
                 }
             }
         }
@@ -285,18 +290,19 @@ impl LanguageModel {
     }
 
     fn score_batch(&self, rows: &[&Encoded]) -> Result<Vec<std::result::Result<Scored, ScoreFailure>>> {
-        let packing = Packing::new(rows.iter().map(|r| r.tokens.len()));
-        let tokens: Vec<u32> = rows.iter().flat_map(|r| r.tokens.iter().copied()).collect();
-        let (mut positions, mut labels) = (Vec::new(), Vec::new());
-        for (row, range) in rows.iter().zip(packing.sequences()) {
-            positions.extend((range.start + row.prompt - 1..range.end).map(|p| p as u32));
+        let sequences: Vec<&[u32]> = rows.iter().map(|r| r.tokens.as_slice()).collect();
+        let forest = Forest::new(&sequences);
+        let (mut places, mut labels) = (Vec::new(), Vec::new());
+        for (i, row) in rows.iter().enumerate() {
+            places.extend((row.prompt - 1..row.tokens.len()).map(|position| forest.row(i, position) as u32));
             labels.extend(row.tokens[row.prompt..].iter().copied().chain([row.end]));
         }
-        let hidden = self.decoder.forward(&tokens, &packing);
-        let nll = hidden.and_then(|h| self.decoder.label_nll(&h, &positions, &labels));
+        let hidden = self.decoder.forward(&forest.tokens, &forest.packing);
+        let nll = hidden.and_then(|h| self.decoder.label_nll(&h, &places, &labels));
         let mut nll = nll
             .doing(|| {
-                format!("scoring {} rows of {} tokens with {}", rows.len(), tokens.len(), self.text.path.display())
+                let (rows, tokens, path) = (rows.len(), forest.tokens.len(), self.text.path.display());
+                format!("scoring {rows} rows of {tokens} tokens with {path}")
             })?
             .into_iter();
         Ok(rows.iter().map(|row| scored(row, &mut nll)).collect())

@@ -1,6 +1,6 @@
 //! Fused causal attention over packed sequences.
 
-use super::cache::{KvCache, Segment};
+use super::cache::KvCache;
 use super::linear::{Target, with_scratch};
 use super::simd::{Kernel, Simd, dispatch};
 use super::tile::{self, Block, F32Weights};
@@ -64,18 +64,16 @@ impl Attention {
             assert!(rows.end * width <= out.len(), "outputs of row {}", rows.end);
         }
         let target = Target(out.as_mut_ptr());
-        let segments: Vec<_> = sequences.iter().map(|sequence| sequence.cache.segments()).collect();
         let group = self.heads / self.kv_heads;
         let step = (TASK_ROWS / group).max(1);
         let mut tasks = Vec::new();
-        for (sequence, segments) in sequences.iter().zip(&segments) {
+        for sequence in sequences {
             for from in (0..sequence.rows.len()).step_by(step) {
                 let tokens = from..sequence.rows.len().min(from + step);
                 tasks.extend((0..self.kv_heads).map(|kv_head| Task {
                     attention: self,
                     queries,
                     sequence,
-                    segments,
                     kv_head,
                     tokens: tokens.clone(),
                     target,
@@ -102,7 +100,6 @@ struct Task<'a> {
     attention: &'a Attention,
     queries: Rows<'a>,
     sequence: &'a Queries<'a>,
-    segments: &'a [Segment<'a>],
     kv_head: usize,
     /// Counted in the sequence's rows.
     tokens: Range<usize>,
@@ -152,7 +149,7 @@ impl Kernel for Attend<'_> {
                     *to = from * scale;
                 }
             }
-            tile.attend(s, task.segments, task.kv_head);
+            tile.attend(s, task.sequence.cache, task.kv_head);
             for row in 0..count {
                 let (at, head) = task.place(from + row);
                 // SAFETY: rows of the output were asserted to be in bounds and of one sequence only; this token under
@@ -178,16 +175,13 @@ struct Tile<'a> {
 
 impl Tile<'_> {
     #[inline(always)]
-    fn attend<S: Simd>(&mut self, s: S, segments: &[Segment<'_>], head: usize) {
+    fn attend<S: Simd>(&mut self, s: S, cache: &KvCache, head: usize) {
         // Rows ascend in position: the first sees least to the right, the last least to the left.
         let (front, back) = (self.seen[0].clone(), self.seen[self.count - 1].clone());
         let (first, last) = (front.start / 16, back.end.div_ceil(16));
         let stride = (last - first) * 16;
-        for segment in segments {
-            let panels = segment.panels.start.max(first)..segment.panels.end.min(last);
-            if panels.is_empty() {
-                continue;
-            }
+        for segment in cache.segments(first..last) {
+            let panels = segment.panels.clone();
             let keys = segment.keys(head, panels.start);
             let w = F32Weights::new(keys, panels.len(), self.head_dim, segment.panel_stride(), 16);
             let mut c = Block { values: &mut self.scores[(panels.start - first) * 16..], stride };
@@ -212,11 +206,11 @@ impl Tile<'_> {
                     (row, 1, self.seen[row].start.max(common.end)..self.seen[row].end)
                 }
             };
-            for segment in segments {
+            if positions.is_empty() {
+                continue;
+            }
+            for segment in cache.segments(positions.start / 16..positions.end.div_ceil(16)) {
                 let part = positions.start.max(segment.panels.start * 16)..positions.end.min(segment.panels.end * 16);
-                if part.is_empty() {
-                    continue;
-                }
                 let panels = self.padded / 16;
                 let values = segment.values(head, part.start);
                 let w = F32Weights::new(values, panels, part.len(), 16, segment.position_stride());
@@ -261,7 +255,6 @@ mod tests {
     use super::super::testing::*;
     use super::*;
     use rand::Rng;
-    use std::sync::Arc;
 
     /// One sequence's queries, keys and values.
     struct Sequence {
@@ -278,11 +271,8 @@ mod tests {
     }
 
     impl Sequence {
-        fn cache(&self, a: &Attention, prefix: Option<Arc<KvCache>>, cuts: &[usize]) -> KvCache {
-            let mut cache = match prefix {
-                Some(prefix) => KvCache::extending(prefix),
-                None => KvCache::new(a.kv_heads, a.head_dim),
-            };
+        fn cache(&self, a: &Attention, prefix: Option<&KvCache>, cuts: &[usize]) -> KvCache {
+            let mut cache = prefix.cloned().unwrap_or_else(|| KvCache::new(a.kv_heads, a.head_dim));
             let width = a.kv_heads * a.head_dim;
             for to in cuts.iter().copied().chain([self.len]) {
                 let from = cache.len();
@@ -401,11 +391,11 @@ mod tests {
             for (one, two) in [(1, 1), (16, 30), (15, 17), (37, 37), (64, 96), (3, 127)] {
                 let cut = |prefix, len| {
                     let part = Sequence { q: vec![], k: s.k.clone(), v: s.v.clone(), len };
-                    Arc::new(part.cache(&a, prefix, &[]))
+                    part.cache(&a, prefix, &[])
                 };
                 let first = cut(None, one);
-                let second = cut(Some(first), two);
-                let shared = s.cache(&a, Some(second), &[127]);
+                let second = cut(Some(&first), two);
+                let shared = s.cache(&a, Some(&second), &[127]);
                 for from in [two, one, 0] {
                     let out = alone(isa, &a, s, &shared, from);
                     assert_eq!(bits(&out), expected[from * width..], "{a:?} {one} {two} {from}");
@@ -443,6 +433,6 @@ mod tests {
         let cache = KvCache::new(3, 64);
         let empty = Queries { cache: &cache, rows: 0..0, first: 0 };
         a.forward(Isa::best(), Rows::packed(&[], 9 * 64), &[empty], &mut []);
-        assert!(cache.is_empty() && KvCache::extending(Arc::new(cache)).is_empty());
+        assert!(cache.is_empty());
     }
 }

@@ -9,9 +9,11 @@
 //! suits its matrix product.
 
 mod native;
+mod packing;
 mod portable;
 
 pub use native::Native;
+pub use packing::{Forest, Packing, Run, common};
 pub use portable::Portable;
 
 use super::cpu;
@@ -20,40 +22,7 @@ use super::weights::Matrix;
 use crate::exec::RunError;
 use candle_core::{DType, Device, Result, Tensor};
 use std::fmt::Debug;
-use std::ops::Range;
 use std::sync::Arc;
-
-/// Sequences laid end to end, without padding.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Packing {
-    /// Where each sequence begins, and the end of the last.
-    offsets: Vec<usize>,
-}
-
-impl Packing {
-    pub fn new(lengths: impl IntoIterator<Item = usize>) -> Self {
-        let mut offsets = vec![0];
-        for length in lengths {
-            offsets.push(offsets[offsets.len() - 1] + length);
-        }
-        Self { offsets }
-    }
-
-    /// Number of tokens of all sequences.
-    pub fn tokens(&self) -> usize {
-        self.offsets[self.offsets.len() - 1]
-    }
-
-    /// The token ranges of the sequences.
-    pub fn sequences(&self) -> impl Iterator<Item = Range<usize>> + '_ {
-        self.offsets.windows(2).map(|w| w[0]..w[1])
-    }
-
-    /// Each token's position in its sequence.
-    pub fn positions(&self) -> Vec<u32> {
-        self.sequences().flat_map(|s| 0..s.len() as u32).collect()
-    }
-}
 
 /// The shape of a causal attention.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -70,6 +39,54 @@ impl AttentionShape {
     pub fn scale(&self) -> f64 {
         1.0 / (self.head_dim as f64).sqrt()
     }
+}
+
+impl AttentionShape {
+    /// Queries, keys and values of a token side by side.
+    pub fn qkv_width(&self) -> usize {
+        (self.heads + 2 * self.key_value_heads) * self.head_dim
+    }
+}
+
+/// What attention does to queries and keys before it compares them.
+#[derive(Debug, Clone, Copy)]
+pub struct Turned<'a> {
+    /// Weights `[head_dim]` of the norms of every query head and key head, in models that have them.
+    pub norms: Option<(&'a Tensor, &'a Tensor)>,
+    pub eps: f32,
+    pub angles: &'a Angles,
+}
+
+/// Keys and values of one sequence in one layer.
+#[derive(Debug, Clone)]
+pub enum LayerCache {
+    Native(cpu::KvCache),
+    /// `[key_value_heads, positions, head_dim]` each, `None` before the first token.
+    Tensors(Option<(Tensor, Tensor)>),
+}
+
+/// Keys and values of a sequence in all layers: what later passes go on from. A clone shares its memory.
+#[derive(Debug, Clone)]
+pub struct Sequence {
+    pub(crate) layers: Vec<LayerCache>,
+    pub(crate) len: usize,
+}
+
+impl Sequence {
+    /// Number of tokens that it holds.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+}
+
+/// One of the matrices `[out, in]` of a linear layer, with its bias `[out]`, float32.
+pub struct Part {
+    pub matrix: Matrix,
+    pub bias: Option<Tensor>,
 }
 
 /// A linear layer whose weights never change: `x` `[tokens, in]` to `[tokens, out]`.
@@ -104,9 +121,9 @@ pub trait Kernels: Debug + Send + Sync {
     /// The scorer runs one sequence at a time where they are not.
     fn batch_invariant(&self) -> bool;
 
-    /// Takes the matrix of a linear layer in the layout that [`FrozenLinear::forward`] wants. `bias` has length `out`
-    /// and is float32.
-    fn linear(&self, matrix: Matrix, bias: Option<Tensor>) -> Result<Arc<dyn FrozenLinear>>;
+    /// Takes the matrices of a linear layer in the layout that [`FrozenLinear::forward`] wants. The outputs of the
+    /// parts stand side by side: one product where several layers read the same input.
+    fn linear(&self, parts: Vec<Part>) -> Result<Arc<dyn FrozenLinear>>;
 
     /// Angles for tokens at these positions: the float32 product of position and frequency.
     fn angles(&self, frequencies: &[f32], positions: &[u32]) -> Result<Angles>;
@@ -121,22 +138,26 @@ pub trait Kernels: Debug + Send + Sync {
         Ok((sum, norm))
     }
 
-    /// Turns each head's pairs `(i, i + head_dim / 2)` of `x` `[tokens, heads, head_dim]` by the token's angles.
-    fn rotary(&self, x: &Tensor, angles: &Angles) -> Result<Tensor>;
+    /// An empty sequence's keys and values in one layer.
+    fn cache(&self, shape: &AttentionShape) -> LayerCache;
 
-    /// Causal attention within every sequence. `q` is `[tokens, heads, head_dim]`, `k` and `v`
-    /// `[tokens, key_value_heads, head_dim]`; the result is `[tokens, heads * head_dim]`.
+    /// Causal attention. `qkv` `[tokens, (heads + 2 key_value_heads) * head_dim]` holds each token's queries, keys and
+    /// values; queries and keys are normed and turned by their angles first. A token sees its run's tokens
+    /// up to itself, those of the runs before it, and what `kept` holds. The result is `[tokens, heads * head_dim]`.
+    ///
+    /// `kept` is empty, or has one entry per run: where there is one, it holds the run's sequence up to the run
+    /// (nothing yet, if the run has a parent in this pass) and afterwards also the run.
     fn attention(
         &self,
-        q: &Tensor,
-        k: &Tensor,
-        v: &Tensor,
+        qkv: Tensor,
+        turned: Turned<'_>,
         shape: &AttentionShape,
         packing: &Packing,
+        kept: &mut [Option<&mut LayerCache>],
     ) -> Result<Tensor>;
 
-    /// `silu(gate) * up`
-    fn swiglu(&self, gate: &Tensor, up: &Tensor) -> Result<Tensor>;
+    /// `silu(gate) * up` of gate and up side by side: `[tokens, 2 * width]` to `[tokens, width]`.
+    fn swiglu(&self, gate_up: &Tensor) -> Result<Tensor>;
 }
 
 /// The implementation for a device and a number format.

@@ -1,11 +1,11 @@
 //! Our own kernels for the processor behind the seam.
 
-use super::{Angles, AttentionShape, FrozenLinear, Kernels, Matrix, Packing};
+use super::{Angles, AttentionShape, FrozenLinear, Kernels, LayerCache, Matrix, Packing, Part, Turned};
 use crate::model::cpu::{
     self, Attention, Format, Heads, Isa, KvCache, PackedLinear, Queries, Rotary, RotaryLayout, Rows,
 };
 use crate::model::files::Precision;
-use candle_core::{CpuStorage, DType, Device, Result, Storage, Tensor};
+use candle_core::{CpuStorage, DType, Device, Layout, Result, Storage, Tensor};
 use half::bf16;
 use std::sync::Arc;
 
@@ -27,16 +27,43 @@ impl Native {
         Self { isa, precision }
     }
 
-    fn pack(&self, weight: &Tensor) -> Result<PackedLinear> {
-        let (out, inner) = weight.dims2()?;
+    /// Packs parts one below the other.
+    fn pack(&self, parts: &[Tensor]) -> Result<PackedLinear> {
+        let inner = parts[0].dim(1)?;
+        let outs: Vec<usize> = parts.iter().map(|part| part.dim(0)).collect::<Result<_>>()?;
+        let out = outs.iter().sum();
+        let find = |mut row: usize| {
+            let part = outs
+                .iter()
+                .take_while(|out| {
+                    row >= **out && {
+                        row -= **out;
+                        true
+                    }
+                })
+                .count();
+            (part, row)
+        };
         let computes_in_bf16 = self.precision == Precision::Bf16;
-        if weight.dtype() == DType::BF16 {
+        if parts.iter().all(|part| part.dtype() == DType::BF16) {
             // Float32 arithmetic on weights that are bfloat16 numbers gives the same bits from half the memory.
             let format = if computes_in_bf16 { Format::Bf16 } else { Format::Bf16Weights };
-            return with(weight, |w: &[bf16]| Ok(PackedLinear::pack_bf16(w, out, inner, format)));
+            return lend(parts, |parts: &[&[bf16]]| {
+                Ok(PackedLinear::pack_rows(out, inner, format, |j, row| {
+                    let (part, j) = find(j);
+                    let weights = &parts[part][j * inner..][..inner];
+                    row.iter_mut().zip(weights).for_each(|(to, from)| *to = from.to_f32());
+                }))
+            });
         }
         let format = if computes_in_bf16 { Format::Bf16 } else { Format::F32 };
-        with(&weight.to_dtype(DType::F32)?, |w: &[f32]| Ok(PackedLinear::pack_f32(w, out, inner, format)))
+        let parts: Vec<Tensor> = parts.iter().map(|part| part.to_dtype(DType::F32)).collect::<Result<_>>()?;
+        lend(&parts, |parts: &[&[f32]]| {
+            Ok(PackedLinear::pack_rows(out, inner, format, |j, row| {
+                let (part, j) = find(j);
+                row.copy_from_slice(&parts[part][j * inner..][..inner]);
+            }))
+        })
     }
 }
 
@@ -74,13 +101,22 @@ impl Kernels for Native {
         true
     }
 
-    fn linear(&self, matrix: Matrix, bias: Option<Tensor>) -> Result<Arc<dyn FrozenLinear>> {
-        let mut packed = match matrix {
-            Matrix::Dense(weight) => self.pack(&weight)?,
-            Matrix::Quantized(weight) => self.pack(&weight.dequantize(&Device::Cpu)?)?,
+    fn linear(&self, parts: Vec<Part>) -> Result<Arc<dyn FrozenLinear>> {
+        let dense = |part: &Part| match &part.matrix {
+            Matrix::Dense(weight) => Ok(weight.clone()),
+            Matrix::Quantized(weight) => weight.dequantize(&Device::Cpu),
         };
-        if let Some(bias) = bias {
-            packed = packed.with_bias(bias.to_vec1()?);
+        let weights: Vec<Tensor> = parts.iter().map(dense).collect::<Result<_>>()?;
+        let mut packed = self.pack(&weights)?;
+        if parts.iter().any(|part| part.bias.is_some()) {
+            let mut biases = Vec::with_capacity(packed.out());
+            for (part, weight) in parts.iter().zip(&weights) {
+                match &part.bias {
+                    Some(bias) => biases.extend(bias.to_vec1::<f32>()?),
+                    None => biases.resize(biases.len() + weight.dim(0)?, 0.0),
+                }
+            }
+            packed = packed.with_bias(biases);
         }
         Ok(Arc::new(Linear { packed, isa: self.isa }))
     }
@@ -112,61 +148,110 @@ impl Kernels for Native {
         Ok((tensor(sum, x.dims())?, tensor(y, x.dims())?))
     }
 
-    fn rotary(&self, x: &Tensor, angles: &Angles) -> Result<Tensor> {
-        let Angles::Native(rotary) = angles else { candle_core::bail!("angles of other kernels") };
-        let (_, heads, dim) = x.dims3()?;
-        let mut y = with(x, |x: &[f32]| Ok(x.to_vec()))?;
-        rotary.apply(self.isa, &mut y, Heads::packed(heads, dim));
-        tensor(y, x.dims())
+    fn cache(&self, shape: &AttentionShape) -> LayerCache {
+        LayerCache::Native(KvCache::new(shape.key_value_heads, shape.head_dim))
     }
 
     fn attention(
         &self,
-        q: &Tensor,
-        k: &Tensor,
-        v: &Tensor,
+        qkv: Tensor,
+        turned: Turned<'_>,
         shape: &AttentionShape,
         packing: &Packing,
+        kept: &mut [Option<&mut LayerCache>],
     ) -> Result<Tensor> {
         let AttentionShape { heads, key_value_heads: kv_heads, head_dim, window } = *shape;
-        let (width, kv_width) = (heads * head_dim, kv_heads * head_dim);
-        let caches: Vec<KvCache> = with(k, |k: &[f32]| {
-            with(v, |v: &[f32]| {
-                let cache = |range: std::ops::Range<usize>| {
-                    let part = range.start * kv_width..range.end * kv_width;
-                    let mut cache = KvCache::new(kv_heads, head_dim);
-                    cache.append(
-                        Rows::packed(&k[part.clone()], kv_width),
-                        Rows::packed(&v[part], kv_width),
-                        range.len(),
-                    );
-                    cache
-                };
-                Ok(packing.sequences().map(cache).collect())
-            })
-        })?;
-        let queries = |(cache, rows)| Queries { cache, rows, first: 0 };
-        let sequences: Vec<Queries<'_>> = caches.iter().zip(packing.sequences()).map(queries).collect();
+        let (width, stride) = (heads * head_dim, shape.qkv_width());
+        let mut qkv = with(&qkv, |qkv: &[f32]| Ok(qkv.to_vec()))?;
+        self.turn(&mut qkv, turned, shape)?;
+        let caches = self.append(&qkv, shape, packing, kept)?;
+        let queries = |(cache, run): (_, &super::Run)| Queries { cache, rows: run.rows.clone(), first: run.start };
+        let sequences: Vec<Queries<'_>> = caches.iter().zip(packing.runs()).map(queries).collect();
         let attention = Attention { heads, kv_heads, head_dim, scale: shape.scale() as f32, window };
         let mut out = vec![0.0; packing.tokens() * width];
-        with(q, |q| {
-            attention.forward(self.isa, Rows::packed(q, width), &sequences, &mut out);
-            Ok(())
-        })?;
+        attention.forward(self.isa, Rows { values: &qkv, stride }, &sequences, &mut out);
+        for (kept, cache) in kept.iter_mut().zip(caches) {
+            if let Some(kept) = kept {
+                **kept = LayerCache::Native(cache);
+            }
+        }
         tensor(out, (packing.tokens(), width))
     }
 
-    fn swiglu(&self, gate: &Tensor, up: &Tensor) -> Result<Tensor> {
-        let (_, width) = gate.dims2()?;
-        let mut y = vec![0.0; gate.elem_count()];
-        with(gate, |gate| {
-            with(up, |up| {
-                cpu::swiglu(self.isa, Rows::packed(gate, width), Rows::packed(up, width), width, &mut y);
-                Ok(())
-            })
+    fn swiglu(&self, gate_up: &Tensor) -> Result<Tensor> {
+        let (rows, both) = gate_up.dims2()?;
+        let width = both / 2;
+        let mut y = vec![0.0; rows * width];
+        with(gate_up, |values: &[f32]| {
+            let half = |from: usize| Rows { values: values.get(from..).unwrap_or(&[]), stride: both };
+            cpu::swiglu(self.isa, half(0), half(width), width, &mut y);
+            Ok(())
         })?;
-        tensor(y, gate.dims())
+        tensor(y, (rows, width))
     }
+}
+
+impl Native {
+    /// Norms and turns queries and keys in place.
+    fn turn(&self, qkv: &mut [f32], turned: Turned<'_>, shape: &AttentionShape) -> Result<()> {
+        let AttentionShape { heads, key_value_heads, head_dim: dim, .. } = *shape;
+        let stride = shape.qkv_width();
+        if let Some((query_norm, key_norm)) = turned.norms {
+            let queries = Heads { stride, offset: 0, count: heads, dim };
+            let keys = Heads { stride, offset: heads * dim, count: key_value_heads, dim };
+            for (weight, heads) in [(query_norm, queries), (key_norm, keys)] {
+                with(weight, |weight| {
+                    cpu::rms_norm_heads(self.isa, qkv, heads, weight, turned.eps);
+                    Ok(())
+                })?;
+            }
+        }
+        let Angles::Native(rotary) = turned.angles else { candle_core::bail!("angles of other kernels") };
+        // Keys follow the queries: one pass turns both.
+        rotary.apply(self.isa, qkv, Heads { stride, offset: 0, count: heads + key_value_heads, dim });
+        Ok(())
+    }
+
+    /// Each run's sequence with the run's keys and values at its end.
+    fn append(
+        &self,
+        qkv: &[f32],
+        shape: &AttentionShape,
+        packing: &Packing,
+        kept: &mut [Option<&mut LayerCache>],
+    ) -> Result<Vec<KvCache>> {
+        let (kv_heads, head_dim) = (shape.key_value_heads, shape.head_dim);
+        let (stride, first) = (shape.qkv_width(), shape.heads * head_dim);
+        let mut caches: Vec<KvCache> = Vec::with_capacity(packing.runs().len());
+        for (i, run) in packing.runs().iter().enumerate() {
+            let mut cache = match (run.parent, kept.get_mut(i)) {
+                (Some(parent), _) => caches[parent].clone(),
+                // Taken, so that its last page has one holder and need not be copied.
+                (None, Some(Some(LayerCache::Native(cache)))) => {
+                    std::mem::replace(cache, KvCache::new(kv_heads, head_dim))
+                }
+                (None, Some(Some(LayerCache::Tensors(_)))) => candle_core::bail!("a sequence of other kernels"),
+                (None, _) => KvCache::new(kv_heads, head_dim),
+            };
+            if cache.len() != run.start {
+                candle_core::bail!("a run at position {} of a sequence of {}", run.start, cache.len());
+            }
+            if !run.rows.is_empty() {
+                let rows = |offset: usize| Rows { values: &qkv[run.rows.start * stride + offset..], stride };
+                cache.append(rows(first), rows(first + kv_heads * head_dim), run.rows.len());
+            }
+            caches.push(cache);
+        }
+        Ok(caches)
+    }
+}
+
+/// Lends the values of several tensors, row-major.
+fn lend<T: Value, R>(tensors: &[Tensor], f: impl FnOnce(&[&[T]]) -> Result<R>) -> Result<R> {
+    let tensors: Vec<Tensor> = tensors.iter().map(Tensor::contiguous).collect::<Result<_>>()?;
+    let held: Vec<_> = tensors.iter().map(Tensor::storage_and_layout).collect();
+    let slices: Vec<&[T]> = held.iter().map(|(storage, layout)| values(storage, layout)).collect::<Result<_>>()?;
+    f(&slices)
 }
 
 /// A tensor that takes the values over.
@@ -178,9 +263,13 @@ fn tensor(values: Vec<f32>, shape: impl Into<candle_core::Shape>) -> Result<Tens
 fn with<T: Value, R>(x: &Tensor, f: impl FnOnce(&[T]) -> Result<R>) -> Result<R> {
     let x = x.contiguous()?;
     let (storage, layout) = x.storage_and_layout();
-    let Storage::Cpu(storage) = &*storage else { candle_core::bail!("a tensor in the processor's memory is needed") };
+    f(values(&storage, layout)?)
+}
+
+fn values<'a, T: Value>(storage: &'a Storage, layout: &Layout) -> Result<&'a [T]> {
+    let Storage::Cpu(storage) = storage else { candle_core::bail!("a tensor in the processor's memory is needed") };
     let Some((start, end)) = layout.contiguous_offsets() else { candle_core::bail!("a contiguous tensor is needed") };
-    f(&T::values(storage)?[start..end])
+    Ok(&T::values(storage)?[start..end])
 }
 
 /// Element types that are lent.

@@ -1,7 +1,7 @@
 //! Kernels out of the tensor library's own operations: runs on every device it knows, and is what faster kernels
 //! are measured against.
 
-use super::{Angles, AttentionShape, FrozenLinear, Kernels, Matrix, Packing};
+use super::{Angles, AttentionShape, FrozenLinear, Kernels, LayerCache, Matrix, Packing, Part, Turned};
 use crate::model::files::Precision;
 use candle_core::quantized::QMatMul;
 use candle_core::{D, DType, Device, Module, Result, Tensor};
@@ -40,14 +40,15 @@ struct Linear {
 enum Weight {
     /// `[in, out]`, a view of the checkpoint's `[out, in]`.
     Transposed(Tensor),
-    Quantized(QMatMul),
+    /// One below the other; they may differ in how they are quantised.
+    Quantized(Vec<QMatMul>),
 }
 
 impl FrozenLinear for Linear {
     fn forward(&self, x: &Tensor) -> Result<Tensor> {
         let y = match &self.weight {
             Weight::Transposed(w) => x.matmul(w)?,
-            Weight::Quantized(w) => w.forward(x)?,
+            Weight::Quantized(parts) => side_by_side(parts.iter().map(|w| w.forward(x)).collect::<Result<_>>()?, 1)?,
         };
         match &self.bias {
             Some(bias) => y.broadcast_add(bias),
@@ -80,14 +81,31 @@ impl Kernels for Portable {
         false
     }
 
-    fn linear(&self, matrix: Matrix, bias: Option<Tensor>) -> Result<Arc<dyn FrozenLinear>> {
-        let (outputs, _) = matrix.dims();
-        let weight = match matrix {
-            Matrix::Dense(w) => Weight::Transposed(w.to_dtype(self.activations)?.t()?),
-            Matrix::Quantized(q) => Weight::Quantized(QMatMul::from_arc(q)?),
+    fn linear(&self, parts: Vec<Part>) -> Result<Arc<dyn FrozenLinear>> {
+        let outs: Vec<usize> = parts.iter().map(|part| part.matrix.dims().0).collect();
+        let bias = |part: &Part, out: usize| match &part.bias {
+            Some(bias) => bias.to_dtype(self.activations),
+            None => Tensor::zeros(out, self.activations, &self.device),
         };
-        let bias = bias.map(|b| b.to_dtype(self.activations)).transpose()?;
-        Ok(Arc::new(Linear { weight, bias, outputs }))
+        let bias = match parts.iter().any(|part| part.bias.is_some()) {
+            true => {
+                Some(side_by_side(parts.iter().zip(&outs).map(|(p, out)| bias(p, *out)).collect::<Result<_>>()?, 0)?)
+            }
+            false => None,
+        };
+        let (mut dense, mut quantized) = (Vec::new(), Vec::new());
+        for part in parts {
+            match part.matrix {
+                Matrix::Dense(w) => dense.push(w.to_dtype(self.activations)?),
+                Matrix::Quantized(q) => quantized.push(QMatMul::from_arc(q)?),
+            }
+        }
+        let weight = match (dense.is_empty(), quantized.is_empty()) {
+            (false, true) => Weight::Transposed(side_by_side(dense, 0)?.t()?),
+            (true, false) => Weight::Quantized(quantized),
+            _ => candle_core::bail!("a layer of dense and quantised parts"),
+        };
+        Ok(Arc::new(Linear { weight, bias, outputs: outs.iter().sum() }))
     }
 
     fn rms_norm(&self, x: &Tensor, weight: &Tensor, eps: f32) -> Result<Tensor> {
@@ -105,50 +123,100 @@ impl Kernels for Portable {
         Ok(Angles::Tensors { cos: table(f32::cos)?, sin: table(f32::sin)? })
     }
 
-    fn rotary(&self, x: &Tensor, angles: &Angles) -> Result<Tensor> {
-        let Angles::Tensors { cos, sin } = angles else { candle_core::bail!("angles of other kernels") };
-        let half = x.dim(D::Minus1)? / 2;
-        let y = x.to_dtype(DType::F32)?;
-        let (a, b) = (y.narrow(D::Minus1, 0, half)?, y.narrow(D::Minus1, half, half)?);
-        let (cos, sin) = (cos.unsqueeze(1)?, sin.unsqueeze(1)?);
-        let first = (a.broadcast_mul(&cos)? - b.broadcast_mul(&sin)?)?;
-        let second = (b.broadcast_mul(&cos)? + a.broadcast_mul(&sin)?)?;
-        Tensor::cat(&[first, second], D::Minus1)?.to_dtype(x.dtype())
+    fn cache(&self, _: &AttentionShape) -> LayerCache {
+        LayerCache::Tensors(None)
     }
 
     fn attention(
         &self,
-        q: &Tensor,
-        k: &Tensor,
-        v: &Tensor,
+        qkv: Tensor,
+        turned: Turned<'_>,
         shape: &AttentionShape,
         packing: &Packing,
+        kept: &mut [Option<&mut LayerCache>],
     ) -> Result<Tensor> {
-        let sequence = |range: std::ops::Range<usize>| {
-            let part = |t: &Tensor| t.narrow(0, range.start, range.len())?.transpose(0, 1)?.contiguous();
-            attend(&part(q)?, &part(k)?, &part(v)?, shape)
+        let AttentionShape { heads, key_value_heads: kv_heads, head_dim, .. } = *shape;
+        let tokens = qkv.dim(0)?;
+        let part = |first: usize, count: usize| {
+            qkv.narrow(1, first * head_dim, count * head_dim)?.reshape((tokens, count, head_dim))
         };
-        let parts: Vec<Tensor> = packing.sequences().filter(|s| !s.is_empty()).map(sequence).collect::<Result<_>>()?;
-        match parts.as_slice() {
-            [one] => Ok(one.clone()),
-            several => Tensor::cat(several, 0),
+        let turn = |x: Tensor, norm: Option<&Tensor>| match norm {
+            Some(weight) => rotary(&self.rms_norm(&x, weight, turned.eps)?, turned.angles),
+            None => rotary(&x, turned.angles),
+        };
+        let q = turn(part(0, heads)?, turned.norms.map(|n| n.0))?;
+        let k = turn(part(heads, kv_heads)?, turned.norms.map(|n| n.1))?;
+        let v = part(heads + kv_heads, kv_heads)?;
+        let mut caches: Vec<Option<(Tensor, Tensor)>> = Vec::with_capacity(packing.runs().len());
+        let mut parts = Vec::with_capacity(packing.runs().len());
+        for (i, run) in packing.runs().iter().enumerate() {
+            let rows = |t: &Tensor| t.narrow(0, run.rows.start, run.rows.len())?.transpose(0, 1)?.contiguous();
+            let before = match (run.parent, kept.get(i)) {
+                (Some(parent), _) => caches[parent].clone(),
+                (None, Some(Some(LayerCache::Tensors(cache)))) => cache.clone(),
+                (None, Some(Some(LayerCache::Native(_)))) => candle_core::bail!("a sequence of other kernels"),
+                (None, _) => None,
+            };
+            if run.rows.is_empty() {
+                caches.push(before);
+                continue;
+            }
+            let (k, v) = match before {
+                Some((keys, values)) => (Tensor::cat(&[keys, rows(&k)?], 1)?, Tensor::cat(&[values, rows(&v)?], 1)?),
+                None => (rows(&k)?, rows(&v)?),
+            };
+            if k.dim(1)? != run.end() {
+                candle_core::bail!("a run at position {} of a sequence of {}", run.start, k.dim(1)? - run.rows.len());
+            }
+            parts.push(attend(&rows(&q)?, &k, &v, shape)?);
+            caches.push(Some((k, v)));
         }
+        for (kept, cache) in kept.iter_mut().zip(caches) {
+            if let Some(kept) = kept {
+                **kept = LayerCache::Tensors(cache);
+            }
+        }
+        side_by_side(parts, 0)
     }
 
-    fn swiglu(&self, gate: &Tensor, up: &Tensor) -> Result<Tensor> {
-        gate.silu()? * up
+    fn swiglu(&self, gate_up: &Tensor) -> Result<Tensor> {
+        let width = gate_up.dim(1)? / 2;
+        gate_up.narrow(1, 0, width)?.silu()? * gate_up.narrow(1, width, width)?
     }
 }
 
-/// Attention of one sequence, `[heads, tokens, head_dim]` each, a block of queries at a time.
+/// Joins tensors along a dimension; one alone is not copied.
+fn side_by_side(parts: Vec<Tensor>, dim: usize) -> Result<Tensor> {
+    match parts.as_slice() {
+        [one] => Ok(one.clone()),
+        several => Tensor::cat(several, dim),
+    }
+}
+
+/// Turns each head's pairs `(i, i + head_dim / 2)` of `x` `[tokens, heads, head_dim]` by the token's angles.
+fn rotary(x: &Tensor, angles: &Angles) -> Result<Tensor> {
+    let Angles::Tensors { cos, sin } = angles else { candle_core::bail!("angles of other kernels") };
+    let half = x.dim(D::Minus1)? / 2;
+    let y = x.to_dtype(DType::F32)?;
+    let (a, b) = (y.narrow(D::Minus1, 0, half)?, y.narrow(D::Minus1, half, half)?);
+    let (cos, sin) = (cos.unsqueeze(1)?, sin.unsqueeze(1)?);
+    let first = (a.broadcast_mul(&cos)? - b.broadcast_mul(&sin)?)?;
+    let second = (b.broadcast_mul(&cos)? + a.broadcast_mul(&sin)?)?;
+    Tensor::cat(&[first, second], D::Minus1)?.to_dtype(x.dtype())
+}
+
+/// Attention of a run, whose queries `[heads, rows, head_dim]` are the last of the sequence's positions; keys and values
+/// are `[key_value_heads, positions, head_dim]`. A block of queries at a time; gives `[rows, heads * head_dim]`.
 fn attend(q: &Tensor, k: &Tensor, v: &Tensor, shape: &AttentionShape) -> Result<Tensor> {
     let (heads, tokens, dim) = q.dims3()?;
+    let before_run = k.dim(1)? - tokens;
     let group = heads / shape.key_value_heads;
     let mut blocks = Vec::with_capacity(tokens.div_ceil(QUERY_BLOCK));
     for start in (0..tokens).step_by(QUERY_BLOCK) {
-        let end = (start + QUERY_BLOCK).min(tokens);
-        let first = shape.window.map_or(0, |w| (start + 1).saturating_sub(w));
-        let (rows, columns) = (end - start, end - first);
+        let rows = (tokens - start).min(QUERY_BLOCK);
+        let (position, end) = (before_run + start, before_run + start + rows);
+        let first = shape.window.map_or(0, |w| (position + 1).saturating_sub(w));
+        let columns = end - first;
         // Heads that share keys and values lie side by side, so that they are one product's rows.
         let queries = q.narrow(1, start, rows)?.reshape((shape.key_value_heads, group * rows, dim))?;
         let keys = k.narrow(1, first, columns)?;
@@ -156,13 +224,13 @@ fn attend(q: &Tensor, k: &Tensor, v: &Tensor, shape: &AttentionShape) -> Result<
         let scores = (queries.matmul(&keys.t()?.contiguous()?)? * shape.scale())?;
         // The window counts the query's own position, the mask only those before it.
         let before = shape.window.map(|w| w.saturating_sub(1));
-        let mask = build_additive_causal_mask(rows, start - first, before, q.device(), DType::F32)?.squeeze(0)?;
+        let mask = build_additive_causal_mask(rows, position - first, before, q.device(), DType::F32)?.squeeze(0)?;
         let scores = scores.reshape((heads, rows, columns))?.to_dtype(DType::F32)?.broadcast_add(&mask)?;
         let weights = candle_nn::ops::softmax_last_dim(&scores)?.to_dtype(q.dtype())?;
         let out = weights.reshape((shape.key_value_heads, group * rows, columns))?.matmul(&values)?;
         blocks.push(out.reshape((heads, rows, dim))?.transpose(0, 1)?.reshape((rows, heads * dim))?);
     }
-    Tensor::cat(&blocks, 0)
+    side_by_side(blocks, 0)
 }
 
 /// `log(sum(exp(logits))) - logits[label]` for each row.
