@@ -4,7 +4,7 @@ use super::fetch_progress::FetchProgress;
 use crate::exec::survey::{Look, Task, tasks};
 use crate::exec::{Lanes, RunError, Stop};
 use crate::fetch::{Availability, FetchError, Fetcher};
-use crate::model::{FileSource, LaneOptions, ModelFiles, ModelLanes};
+use crate::model::{DeviceChoice, FileSource, LaneOptions, ModelFiles, ModelLanes};
 use crate::plan::Plan;
 use crate::store::Store;
 use std::sync::Arc;
@@ -44,15 +44,19 @@ fn failed(model: &str, error: FetchError) -> RunError {
     help.map_or(error.clone(), |help| error.help(help))
 }
 
-/// The lanes of a run's models.
-pub fn lanes(fetcher: Arc<Fetcher>, stop: &Stop) -> Arc<dyn Lanes> {
+/// The lanes of a run's models. `say` is told which device they are on.
+pub fn lanes(
+    fetcher: Arc<Fetcher>,
+    device: DeviceChoice,
+    say: impl Fn(&str) + Send + Sync + 'static,
+    stop: &Stop,
+) -> Arc<dyn Lanes> {
     let files: FileSource = Arc::new(move |decl| {
         let fetched = fetcher.ensure_model(decl, &FetchProgress::new(true)).map_err(|e| failed(&decl.name, e))?;
         ModelFiles::fetched(fetched, decl)
     });
     let stop = stop.clone();
-    Arc::new(ModelLanes::new(
-        files,
-        LaneOptions { stopping: Arc::new(move || stop.is_set()), ..LaneOptions::default() },
-    ))
+    let announce = Arc::new(move |name: &str| say(&format!("models on {name}")));
+    let stopping = Arc::new(move || stop.is_set());
+    Arc::new(ModelLanes::new(files, LaneOptions { device, announce, stopping, ..LaneOptions::default() }))
 }

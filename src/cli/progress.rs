@@ -77,7 +77,7 @@ impl Progress {
     }
 
     /// A handle that prints lines above the bars.
-    pub fn printer(&self) -> impl Fn(&str) + Send + 'static {
+    pub fn printer(&self) -> impl Fn(&str) + Send + Sync + 'static {
         let bars = self.bars.clone();
         move |line| print_line(bars.as_ref(), line)
     }

@@ -7,6 +7,7 @@ use super::store::{StoreArg, print_error};
 use crate::config::RunOptions;
 use crate::exec::{self, NodeOutcome, NodeReport, RunConfig, RunError, RunReport, Stop};
 use crate::fetch::Fetcher;
+use crate::model::{DEVICE_VARIABLE, DeviceChoice};
 use crate::plan::Plan;
 use crate::store::Store;
 use signal_hook::consts::{SIGINT, SIGTERM};
@@ -51,6 +52,9 @@ pub struct Args {
     /// Groups of operators that run at once; never changes a result
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=4096))]
     stages: Option<u32>,
+    /// Where models run: `cpu`, `cuda`, `cuda:N`, or `auto` for the first GPU if there is one
+    #[arg(long, value_name = "DEVICE", env = DEVICE_VARIABLE, default_value = "auto")]
+    device: DeviceChoice,
     /// No progress and no summary; only warnings and errors
     #[arg(long, short)]
     quiet: bool,
@@ -137,10 +141,16 @@ fn execute(args: &Args, plan: &Plan, store: &Store, fetcher: Arc<Fetcher>) -> Re
     let progress = Progress::new(args.quiet);
     let stop = Stop::default();
     watch_signals(&stop, progress.printer())?;
+    let (quiet, print) = (args.quiet, progress.printer());
+    let say = move |line: &str| {
+        if !quiet {
+            print(line)
+        }
+    };
     let config = RunConfig {
         out: args.out.clone().unwrap_or_else(|| Path::new("runs").join(&plan.name)),
         options: args.options(&plan.options),
-        lanes: models::lanes(fetcher, &stop),
+        lanes: models::lanes(fetcher, args.device, say, &stop),
         stop,
     };
     exec::run(plan, store, &config, &progress)

@@ -205,6 +205,12 @@ pub static CODES: &[Code] = &[
         "A pipeline has no loops. Every edge of the circle is labelled: cut one.",
     ),
     code(
+        "device",
+        "The demanded device cannot be used",
+        "`--device` or the environment asks for a GPU that is not there, or that this build cannot use. \
+         `docs/gpu.md` tells how to build for one; `--device cpu` takes none.",
+    ),
+    code(
         "disk-full",
         "No space left, or a limit on file sizes",
         "Make room (`idiolect store gc`) or give another place with `--store` or `--out`, then run the same command again: what is finished is kept.",

@@ -4,6 +4,7 @@
 //! takes everything that waits for one model as one batch, prefers models that are already loaded, and makes room by
 //! dropping the model that was used longest ago.
 
+use super::device::{self, DeviceChoice};
 use super::error::Result;
 use super::language_model::{Encoded, LanguageModel, TextModel};
 use super::{ModelFiles, ModelLane, ScoreFailure, ScoreRequest, Scored};
@@ -28,15 +29,19 @@ pub type FileSource = Arc<dyn Fn(&ModelDecl) -> Result<ModelFiles> + Send + Sync
 /// What lanes may use, and when they are to stop.
 #[derive(Clone)]
 pub struct LaneOptions {
-    /// Bytes of weights held at once.
-    pub memory: u64,
+    /// Bytes of weights held at once; what is free on the device if `None`.
+    pub memory: Option<u64>,
+    pub device: DeviceChoice,
+    /// Told which device is used, when it is opened.
+    pub announce: Arc<dyn Fn(&str) + Send + Sync>,
     /// Asked between batches.
     pub stopping: Arc<dyn Fn() -> bool + Send + Sync>,
 }
 
 impl Default for LaneOptions {
     fn default() -> Self {
-        Self { memory: free_memory().unwrap_or(u64::MAX), stopping: Arc::new(|| false) }
+        let (announce, stopping) = (Arc::new(|_: &str| {}), Arc::new(|| false));
+        Self { memory: None, device: DeviceChoice::default(), announce, stopping }
     }
 }
 
@@ -202,8 +207,7 @@ impl Drop for Lane {
 
 /// The lane's thread: takes turns until the lane is dropped.
 fn work(shared: &Shared) {
-    let device = Device::cuda_if_available(0).unwrap_or(Device::Cpu);
-    let mut models = Models { device, memory: shared.options.memory, loaded: Vec::new() };
+    let mut models: Option<Models> = None;
     loop {
         let mut queue = lock(&shared.queue);
         while queue.jobs.is_empty() && !queue.closed {
@@ -212,9 +216,9 @@ fn work(shared: &Shared) {
         if queue.closed {
             return;
         }
-        let jobs = take_turn(&mut queue.jobs, |model| models.holds(model));
+        let jobs = take_turn(&mut queue.jobs, |model| models.as_ref().is_some_and(|m| m.holds(model)));
         drop(queue);
-        let reply = std::panic::catch_unwind(AssertUnwindSafe(|| run(&mut models, &jobs, &*shared.options.stopping)));
+        let reply = std::panic::catch_unwind(AssertUnwindSafe(|| run(&mut models, &jobs, &shared.options)));
         answer(jobs, reply.unwrap_or_else(|_| Err(RunError::failed("model-failed", "a bug in the model's code"))));
     }
 }
@@ -242,11 +246,17 @@ fn take_turn(jobs: &mut VecDeque<Job>, loaded: impl Fn(&Resident) -> bool) -> Ve
     turn
 }
 
-fn run(models: &mut Models, jobs: &[Job], stopping: &(dyn Fn() -> bool + Send + Sync)) -> Reply {
+/// Opens the device on first use: a run that needs no model needs no GPU.
+fn run(models: &mut Option<Models>, jobs: &[Job], options: &LaneOptions) -> Reply {
     let Some(first) = jobs.first() else { return Ok(Vec::new()) };
+    let stopping = &*options.stopping;
     if stopping() {
         return Err(RunError::Interrupted);
     }
+    let models = match models {
+        Some(models) => models,
+        None => models.insert(Models::open(options)?),
+    };
     let about_model = |e| about(&first.model.name, e);
     let model = models.get(&first.model).map_err(about_model)?;
     let rows: Vec<&Encoded> = jobs.iter().flat_map(|j| &j.rows).collect();
@@ -279,6 +289,13 @@ struct Models {
 }
 
 impl Models {
+    fn open(options: &LaneOptions) -> Result<Self> {
+        let (name, device) = options.device.open()?;
+        (options.announce)(&name);
+        let memory = options.memory.or_else(|| device::free_memory(&device)).unwrap_or(u64::MAX);
+        Ok(Self { device, memory, loaded: Vec::new() })
+    }
+
     fn holds(&self, model: &Resident) -> bool {
         self.loaded.iter().any(|(r, ..)| std::ptr::eq(&**r, model))
     }
@@ -343,14 +360,6 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 fn size(bytes: u64) -> String {
     format!("{:.1} GiB", bytes as f64 / (1u64 << 30) as f64)
-}
-
-/// Memory that the system could give without swapping.
-fn free_memory() -> Option<u64> {
-    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
-    let line = text.lines().find_map(|l| l.strip_prefix("MemAvailable:"))?;
-    let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
-    Some(kib * 1024)
 }
 
 #[cfg(test)]

@@ -11,6 +11,7 @@
 pub mod chat;
 pub mod config;
 pub mod decoder;
+pub mod device;
 mod error;
 pub mod files;
 mod gguf;
@@ -23,6 +24,7 @@ pub mod synthetic;
 pub mod tokenizer;
 pub mod weights;
 
+pub use device::{DEVICE_VARIABLE, DeviceChoice};
 pub use files::{ModelFiles, Precision, WeightFiles};
 pub use lane::{FileSource, LaneOptions, ModelLanes};
 pub use language_model::{Encoded, LanguageModel, TextModel};

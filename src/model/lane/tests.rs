@@ -80,7 +80,7 @@ fn models_take_turns_where_not_all_fit() {
         let files = folder_files(folder.path());
         TextModel::load(&files).unwrap().weight_bytes(&files)
     };
-    let (_folder, _, lanes) = lanes(LaneOptions { memory: bytes * 3 / 2, ..LaneOptions::default() });
+    let (_folder, _, lanes) = lanes(LaneOptions { memory: Some(bytes * 3 / 2), ..LaneOptions::default() });
     let [a, b] = ["a", "b"].map(|name| lanes.lane(name, &info(name)).unwrap());
     let first = a.score(&rows(), None).unwrap();
     assert_eq!(b.score(&rows(), None).unwrap(), first);
@@ -89,12 +89,35 @@ fn models_take_turns_where_not_all_fit() {
 
 #[test]
 fn a_model_larger_than_the_memory_says_what_to_lower() {
-    let (_folder, _, lanes) = lanes(LaneOptions { memory: 1000, ..LaneOptions::default() });
+    let (_folder, _, lanes) = lanes(LaneOptions { memory: Some(1000), ..LaneOptions::default() });
     let error = lanes.lane("student", &info("student")).unwrap().score(&rows(), None).unwrap_err();
     let RunError::Failed { code, message, help } = error else { panic!("{error:?}") };
     assert_eq!(code, "out-of-memory");
     assert_eq!(message, "model `student`: the weights need 0.0 GiB in `f32`, and models may take 0.0 GiB");
     assert!(help.unwrap().contains("bf16"));
+}
+
+#[test]
+fn the_device_is_told_once_when_a_model_is_first_used() {
+    let told = Arc::<Mutex<Vec<String>>>::default();
+    let lines = told.clone();
+    let announce = Arc::new(move |name: &str| lock(&lines).push(name.to_string()));
+    let (_folder, _, lanes) = lanes(LaneOptions { device: DeviceChoice::Cpu, announce, ..LaneOptions::default() });
+    let [a, b] = ["a", "b"].map(|name| lanes.lane(name, &info(name)).unwrap());
+    assert!(a.count_tokens("some words").unwrap() > 0 && lock(&told).is_empty());
+    assert!(a.score(&rows(), None).is_ok() && b.score(&rows(), None).is_ok() && a.score(&rows(), None).is_ok());
+    assert!(matches!(lock(&told).as_slice(), [one] if one.starts_with("cpu (")), "{told:?}");
+}
+
+#[cfg(not(feature = "cuda"))]
+#[test]
+fn a_demanded_gpu_that_is_absent_fails_every_time_and_names_itself() {
+    let (_folder, _, lanes) = lanes(LaneOptions { device: DeviceChoice::Cuda(1), ..LaneOptions::default() });
+    let lane = lanes.lane("student", &info("student")).unwrap();
+    for _ in 0..2 {
+        let error = lane.score(&rows(), None).unwrap_err();
+        assert!(matches!(&error, RunError::Failed { code: "device", message, .. } if message.contains("`cuda:1`")));
+    }
 }
 
 #[test]
