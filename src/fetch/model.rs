@@ -23,6 +23,9 @@ const COMPANIONS: &[&str] = &[
     "chat_template.jinja",
     "chat_template.json",
 ];
+/// Of them, those that go before what a GGUF file says itself. Its configuration is always its own.
+const GGUF_COMPANIONS: &[&str] =
+    &["tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "chat_template.json"];
 const WEIGHTS: &str = "model.safetensors";
 const INDEX: &str = "model.safetensors.index.json";
 
@@ -231,9 +234,9 @@ impl Fetcher {
         let listing = hub.list(repo, progress)?;
         let has = |name: &str| listing.files.iter().any(|f| f == name);
         let at = Repo { revision: listing.commit.clone(), ..repo.clone() };
-        let mut wanted: Vec<String> = COMPANIONS.iter().filter(|c| has(c)).map(|c| c.to_string()).collect();
+        let mut weights = Vec::new();
         match file {
-            Some(file) if has(file) => wanted.push(file.to_string()),
+            Some(file) if has(file) => weights.push(file.to_string()),
             Some(file) => {
                 let near = crate::ops::did_you_mean(file, listing.files.iter().map(String::as_str));
                 let e = FetchError::new(Kind::NotFound, format!("the repository `{}` has no file `{file}`", repo.id));
@@ -242,21 +245,24 @@ impl Fetcher {
                     None => e,
                 });
             }
-            None if has(WEIGHTS) => wanted.push(WEIGHTS.into()),
-            None if has(INDEX) => {
-                wanted.push(INDEX.into());
-                let index = hub.ensure_at(repo, &at, INDEX, progress)?;
-                wanted.extend(shards(&index)?);
+            None if has(WEIGHTS) => weights.push(WEIGHTS.into()),
+            None if has(INDEX) => weights.extend(shards(&hub.ensure_at(repo, &at, INDEX, progress)?)?),
+            None => {
+                let say = "say which with `file=`";
+                weights.push(only_gguf(&repo.id, &listing.files, say)?);
             }
-            None => wanted.push(only_gguf(&repo.id, &listing.files)?),
         }
-        for name in &wanted {
+        let gguf = weights.first().filter(|w| w.ends_with(".gguf")).cloned();
+        let companions = if gguf.is_some() { GGUF_COMPANIONS } else { COMPANIONS };
+        let companions = companions.iter().copied().filter(|c| has(c));
+        // Weights last: where they are, what belongs to them is as well.
+        for name in companions.chain(weights.iter().map(String::as_str)) {
             hub.ensure_at(repo, &at, name, progress)?;
         }
         let snapshot =
             hub.snapshot(&at).ok_or_else(|| FetchError::new(Kind::NotFound, "the hub cache lost a snapshot"))?;
         let from = format!("hub {}@{}", repo.id, listing.commit);
-        match wanted.last().filter(|w| w.ends_with(".gguf")).map(String::as_str).or(file) {
+        match gguf.as_deref().or(file) {
             Some(file) => named_files(&snapshot, file, from),
             None => folder_files(&snapshot, from),
         }
@@ -337,7 +343,7 @@ fn facts_of(files: &ModelFiles) -> Result<Facts, FetchError> {
     probe::facts(files.kind, &files.weights, |name| files.files.get(name).cloned())
 }
 
-/// A GGUF file, or a folder as the hub lays it out.
+/// A GGUF file by itself, or a folder as the hub lays it out: safetensors, or a GGUF file with what stands beside it.
 fn path_files(path: &Path) -> Result<ModelFiles, FetchError> {
     let from = format!("path {}", path.display());
     let missing = |what: String| {
@@ -369,13 +375,10 @@ fn named_files(folder: &Path, file: &str, from: String) -> Result<ModelFiles, Fe
         return Err(FetchError::new(Kind::NotFound, format!("there is no file `{}`", path.display())));
     }
     let kind = if file.ends_with(".gguf") { WeightsKind::Gguf } else { WeightsKind::Safetensors };
-    // A GGUF file brings its own configuration, tokenizer and template.
-    let files = if kind == WeightsKind::Gguf { IndexMap::new() } else { companions(folder) };
-    Ok(ModelFiles { kind, weights: vec![path], files, chat_template: None, from })
+    Ok(ModelFiles { kind, weights: vec![path], files: companions(kind, folder), chat_template: None, from })
 }
 
 fn folder_files(folder: &Path, from: String) -> Result<ModelFiles, FetchError> {
-    let files = companions(folder);
     let missing = |name: &str| {
         FetchError::new(Kind::NotFound, format!("the model folder `{}` has no `{name}`", folder.display()))
     };
@@ -386,7 +389,8 @@ fn folder_files(folder: &Path, from: String) -> Result<ModelFiles, FetchError> {
     } else {
         let entries = std::fs::read_dir(folder).map_err(|e| FetchError::io("read", folder, &e))?;
         let names: Vec<String> = entries.flatten().filter_map(|e| e.file_name().into_string().ok()).collect();
-        let file = only_gguf(&folder.display().to_string(), &names)?;
+        let say = "name one as the `path`, or give each a folder of its own; they are";
+        let file = only_gguf(&folder.display().to_string(), &names, say)?;
         return named_files(folder, &file, from);
     };
     for name in names.iter().map(String::as_str).chain(["config.json", "tokenizer.json"]) {
@@ -395,16 +399,18 @@ fn folder_files(folder: &Path, from: String) -> Result<ModelFiles, FetchError> {
         }
     }
     let weights = names.iter().map(|n| folder.join(n)).collect();
-    Ok(ModelFiles { kind: WeightsKind::Safetensors, weights, files, chat_template: None, from })
+    let kind = WeightsKind::Safetensors;
+    Ok(ModelFiles { kind, weights, files: companions(kind, folder), chat_template: None, from })
 }
 
-fn companions(folder: &Path) -> IndexMap<String, PathBuf> {
-    let found = COMPANIONS.iter().map(|name| (name.to_string(), folder.join(name)));
+fn companions(kind: WeightsKind, folder: &Path) -> IndexMap<String, PathBuf> {
+    let names = if kind == WeightsKind::Gguf { GGUF_COMPANIONS } else { COMPANIONS };
+    let found = names.iter().map(|name| (name.to_string(), folder.join(name)));
     found.filter(|(_, path)| path.is_file()).collect()
 }
 
 /// The one GGUF file of a listing.
-fn only_gguf(place: &str, names: &[String]) -> Result<String, FetchError> {
+fn only_gguf(place: &str, names: &[String], say: &str) -> Result<String, FetchError> {
     let mut gguf: Vec<&str> = names.iter().map(String::as_str).filter(|n| n.ends_with(".gguf")).collect();
     gguf.sort_unstable();
     match gguf.as_slice() {
@@ -414,7 +420,7 @@ fn only_gguf(place: &str, names: &[String]) -> Result<String, FetchError> {
             format!("`{place}` has no weights: neither `{WEIGHTS}`, `{INDEX}` nor a `.gguf` file"),
         )),
         several => Err(FetchError::new(Kind::NotFound, format!("`{place}` has several GGUF files"))
-            .help(format!("say which with `file=`: {}", crate::ops::list(several)))),
+            .help(format!("{say}: {}", crate::ops::list(several)))),
     }
 }
 

@@ -25,7 +25,10 @@ pub fn facts(
     get: impl Fn(&str) -> Option<PathBuf>,
 ) -> Result<Facts, FetchError> {
     let mut facts = match (kind, weights) {
-        (WeightsKind::Gguf, [file]) => gguf(file)?,
+        (WeightsKind::Gguf, [file]) => {
+            let own = gguf(file)?;
+            Facts { chat_template: Some(own.chat_template == Some(true) || has_template(&get)?), ..own }
+        }
         _ => safetensors(weights, &get)?,
     };
     for file in weights {

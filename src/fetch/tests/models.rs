@@ -278,6 +278,64 @@ fn of_several_gguf_files_one_must_be_named() {
     assert_eq!(f.model_state(&hub("org/name", Some("b.gguf"))).unwrap().info.context, Some(4096));
 }
 
+/// What may stand beside a GGUF file, and what is of no use to it.
+fn beside_gguf() -> Vec<(&'static str, Vec<u8>)> {
+    vec![
+        ("m.gguf", gguf()),
+        ("config.json", b"not read".to_vec()),
+        ("tokenizer.json", b"{}".to_vec()),
+        ("tokenizer_config.json", br#"{"chat_template":"x"}"#.to_vec()),
+    ]
+}
+
+#[test]
+fn a_gguf_file_of_the_hub_brings_the_tokenizer_beside_it() {
+    let server = FakeHub::new(beside_gguf()).start();
+    let folder = tempfile::tempdir().unwrap();
+    let f = at_hub(folder.path(), &server.url);
+    let decl = hub("org/name", Some("m.gguf"));
+    let fetched = f.ensure_model(&decl, &Quiet).unwrap();
+    assert_eq!(fetched.files.keys().collect::<Vec<_>>(), ["tokenizer.json", "tokenizer_config.json"]);
+    assert!(!server.seen().iter().any(|s| s.path.ends_with("/config.json")));
+    // From the cache, and without naming the file, it is the same model.
+    assert_eq!(f.ensure_model(&decl, &Quiet).unwrap().files, fetched.files);
+    let digest = |decl: &ModelDecl| f.model_state(decl).unwrap().info.digest;
+    assert_eq!(digest(&decl), digest(&hub("org/name", None)));
+}
+
+#[test]
+fn what_stands_beside_a_gguf_file_belongs_to_its_folder_and_not_to_the_file_alone() {
+    let (folder, f) = folder();
+    let model = folder.path().join("model");
+    std::fs::create_dir(&model).unwrap();
+    for (name, bytes) in beside_gguf() {
+        std::fs::write(model.join(name), bytes).unwrap();
+    }
+    let (alone, whole) = (path(&model.join("m.gguf")), path(&model));
+    assert!(f.ensure_model(&alone, &Quiet).unwrap().files.is_empty());
+    assert_eq!(f.ensure_model(&whole, &Quiet).unwrap().files.len(), 2);
+    let digest = |decl: &ModelDecl| f.model_state(decl).unwrap().info.digest;
+    assert_ne!(digest(&alone), digest(&whole));
+    std::fs::write(model.join("tokenizer_config.json"), "{").unwrap();
+    std::fs::write(model.join("other.gguf"), gguf()).unwrap();
+    let help = f.ensure_model(&whole, &Quiet).unwrap_err().help.unwrap();
+    assert!(help.contains("name one as the `path`") && help.contains("`other.gguf`"), "{help}");
+}
+
+#[test]
+fn a_manifest_may_put_a_tokenizer_beside_a_gguf_file() {
+    let server = FakeHub::new(beside_gguf()).start();
+    let folder = tempfile::tempdir().unwrap();
+    let text = r#"model "m" {
+        summary "m"; license "MIT"; kind "gguf"; architecture "llama"; context 4096; parameters 10
+        file "m.gguf" { hub "org/name" file="m.gguf"; }
+        file "tokenizer.json" { hub "org/name" file="tokenizer.json"; }
+    }"#;
+    let f = fetcher(folder.path(), text, &[("HF_ENDPOINT", &server.url)]);
+    let files = f.ensure_model(&manifest("m"), &Quiet).unwrap();
+    assert_eq!((files.weights.len(), files.files.keys().collect::<Vec<_>>()), (1, vec!["tokenizer.json"]));
+}
+
 #[test]
 fn a_manifest_s_model_comes_from_the_hub_cache_when_it_is_there() {
     let weights = gguf();
