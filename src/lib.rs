@@ -19,5 +19,6 @@ pub mod model;
 pub mod ops;
 pub mod plan;
 pub mod report;
+pub mod size;
 pub mod store;
 pub mod syntax;

@@ -7,6 +7,7 @@ use crate::{config, fetch};
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use unicode_width::UnicodeWidthStr;
 
 /// A pipeline file and the parameters that the command line sets.
 #[derive(Debug, Clone, clap::Args)]
@@ -73,6 +74,20 @@ impl Compiler {
 /// Whether standard error shows colours.
 pub fn colour() -> bool {
     std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty())
+}
+
+/// Prints columns as wide as their widest cell; those named are aligned to the right.
+pub fn print_table<const N: usize>(head: [&str; N], right: &[usize], rows: impl Iterator<Item = [String; N]>) {
+    let rows: Vec<[String; N]> = std::iter::once(head.map(String::from)).chain(rows).collect();
+    let width = |c: usize| rows.iter().map(|r| r[c].width()).max().unwrap_or(0);
+    let widths: Vec<usize> = (0..N).map(width).collect();
+    for row in &rows {
+        let cell = |c: usize| {
+            let pad = " ".repeat(widths[c] - row[c].width());
+            if right.contains(&c) { format!("{pad}{}", row[c]) } else { format!("{}{pad}", row[c]) }
+        };
+        println!("{}", (0..N).map(cell).collect::<Vec<_>>().join("  ").trim_end());
+    }
 }
 
 #[cfg(test)]

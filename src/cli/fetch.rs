@@ -1,13 +1,15 @@
 //! `idiolect fetch`.
 
+use super::common::print_table;
 use super::fetch_progress::FetchProgress;
 use crate::config::{ModelDecl, ModelSource};
 use crate::diag::{Diagnostics, Sources};
 use crate::fetch::{
     Catalog, DatasetManifest, FOLDER, FetchEnv, FetchError, Fetched, Fetcher, Located, ModelManifest, Repo, RepoKind,
-    Split, size,
+    Split,
 };
 use crate::ops::FieldKind;
+use crate::size;
 use serde_json::{Value, json};
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
@@ -131,12 +133,12 @@ fn fetch(fetcher: &Fetcher, targets: &[Target<'_>], args: &Args) -> u8 {
             [
                 format!("{}/{}", l.name, l.file),
                 l.state.into(),
-                size(l.bytes),
+                size::show(l.bytes),
                 format!("{}", l.path.display()),
                 l.from.clone(),
             ]
         };
-        print_table(["FILE", "STATE", "SIZE", "PATH", "FROM"], lines.iter().map(cells).collect());
+        print_table(["FILE", "STATE", "SIZE", "PATH", "FROM"], &[2], lines.iter().map(cells));
     }
     if failed { super::FAILED } else { super::DONE }
 }
@@ -266,10 +268,10 @@ fn list(fetcher: &Fetcher, args: &Args) -> u8 {
     }
     let text = |row: &Value, key: &str| row[key].as_str().unwrap_or_default().to_string();
     let cells = |row: &Value| {
-        let bytes = row["bytes"].as_u64().map_or_else(|| "?".to_string(), size);
+        let bytes = row["bytes"].as_u64().map_or_else(|| "?".to_string(), size::show);
         [text(row, "name"), text(row, "kind"), text(row, "state"), bytes, text(row, "license"), text(row, "summary")]
     };
-    print_table(["NAME", "KIND", "STATE", "SIZE", "LICENSE", "SUMMARY"], rows.iter().map(cells).collect());
+    print_table(["NAME", "KIND", "STATE", "SIZE", "LICENSE", "SUMMARY"], &[3], rows.iter().map(cells));
     super::DONE
 }
 
@@ -298,17 +300,6 @@ fn located(name: &str, located: &Located) -> Value {
             "file": name, "state": "absent", "bytes": content.bytes, "sha256": content.sha256,
             "problem": problem.as_ref().map(ToString::to_string),
         }),
-    }
-}
-
-/// Columns wide enough for what stands in them; the last is left as it is.
-fn print_table<const N: usize>(head: [&str; N], rows: Vec<[String; N]>) {
-    let rows: Vec<[String; N]> = std::iter::once(head.map(String::from)).chain(rows).collect();
-    let width = |i: usize| rows.iter().map(|r| r[i].chars().count()).max().unwrap_or(0);
-    let widths: Vec<usize> = (0..N).map(width).collect();
-    for row in rows {
-        let cells: Vec<String> = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:width$}")).collect();
-        println!("{}", cells.join("  ").trim_end());
     }
 }
 

@@ -1,6 +1,7 @@
 //! Fetching as it is seen while it goes: a bar on a terminal, plain lines elsewhere.
 
-use crate::fetch::{Event, Progress, size};
+use crate::fetch::{Event, Progress};
+use crate::size;
 use indicatif::{ProgressBar, ProgressStyle};
 use std::io::IsTerminal;
 use std::sync::Mutex;
@@ -47,8 +48,8 @@ impl FetchProgress {
                 old.finish_and_clear();
             }
         } else {
-            let what = bytes.map(|b| format!(" ({})", size(b))).unwrap_or_default();
-            let resumed = if done > 0 { format!(", going on at {}", size(done)) } else { String::new() };
+            let what = bytes.map(|b| format!(" ({})", size::show(b))).unwrap_or_default();
+            let resumed = if done > 0 { format!(", going on at {}", size::show(done)) } else { String::new() };
             self.say(state, &format!("fetching {file}{what} from {from}{resumed}"));
         }
     }
@@ -58,8 +59,8 @@ impl FetchProgress {
             bar.set_position(done);
         } else if state.last_line.is_none_or(|t| t.elapsed() > EVERY) {
             state.last_line = Some(Instant::now());
-            let of = state.bytes.map(|b| format!(" of {}", size(b))).unwrap_or_default();
-            self.say(state, &format!("fetching {file}: {}{of}", size(done)));
+            let of = state.bytes.map(|b| format!(" of {}", size::show(b))).unwrap_or_default();
+            self.say(state, &format!("fetching {file}: {}{of}", size::show(done)));
         }
     }
 

@@ -116,7 +116,7 @@ fn read_stdin() -> Result<String, Diagnostic> {
     let limit = syntax::MAX_BYTES as u64 + 1;
     match std::io::stdin().take(limit).read_to_end(&mut bytes) {
         Ok(_) => config::utf8(bytes, "<stdin>"),
-        Err(e) => Err(Diagnostic::error("unreadable-file", format!("cannot read standard input: {e}"))),
+        Err(e) => Err(Diagnostic::error("file-unreadable", format!("cannot read standard input: {e}"))),
     }
 }
 

@@ -1,25 +1,30 @@
-//! Models for a run: fetched before it begins, loaded when they are first used.
+//! Models and data sets for a run: fetched before it begins; models are loaded when they are first used.
 
 use super::fetch_progress::FetchProgress;
 use crate::exec::survey::{Look, Task, tasks};
 use crate::exec::{Lanes, RunError, Stop};
 use crate::fetch::{Availability, FetchError, Fetcher};
 use crate::model::{DeviceChoice, FileSource, LaneOptions, ModelFiles, ModelLanes};
+use crate::ops::SplitName;
 use crate::plan::Plan;
 use crate::store::Store;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
-/// Fetches the models of nodes that will run. `true` when the plan must be made again, because what a model is was
-/// not known before it was here.
+/// Fetches the data sets and models of nodes that will run. `true` when the plan must be made again, because what
+/// they hold was not known before they were here.
 pub fn fetch_needed(plan: &Plan, store: &Store, fetcher: &Fetcher, quiet: bool) -> Result<bool, RunError> {
     let finished = |at: usize| store.artifact(&plan.nodes[at].fingerprint).is_some();
     let tasks = tasks(plan, |at, _| if finished(at) { Look::Whole } else { Look::Missing });
-    let running = plan.nodes.iter().zip(tasks).filter(|(_, task)| *task == Task::Run);
-    let mut names: Vec<&String> = running.flat_map(|(node, _)| &node.models).collect();
-    names.sort();
-    names.dedup();
+    let running = || plan.nodes.iter().zip(&tasks).filter(|(_, task)| **task == Task::Run).map(|(node, _)| node);
+    let splits: BTreeSet<&SplitName> = running().filter_map(|node| node.to_fetch.as_ref()).collect();
+    let names: BTreeSet<&String> = running().flat_map(|node| &node.models).collect();
     let progress = FetchProgress::new(quiet);
-    let mut again = false;
+    let mut again = !splits.is_empty();
+    for SplitName { dataset, split } in splits {
+        let manifest = fetcher.catalog.dataset(dataset)?;
+        fetcher.ensure_split(manifest, manifest.split(split)?, &progress)?;
+    }
     for decl in names.into_iter().filter_map(|name| plan.models.get(name)).map(|info| &info.decl) {
         // What is wrong with a declaration is said when its plan is made.
         let Ok(state) = fetcher.model_state(decl) else { continue };

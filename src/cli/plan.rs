@@ -4,6 +4,7 @@ use super::common::{Compiler, PipelineArgs};
 use super::progress::{duration, number};
 use super::store::{StoreArg, print_error};
 use crate::plan::{Plan, PlanNode, State, Status, StoreView, statuses};
+use crate::size;
 use crate::store::Store;
 use arrow::datatypes::{DataType, Schema};
 use indexmap::IndexMap;
@@ -106,13 +107,13 @@ impl Totals {
     }
 }
 
-/// `48 rows  9 800 tokens  1m 3s  540 MB`, as far as it is known and not nothing.
+/// `48 rows  9 800 tokens  1m 3s  515 MiB`, as far as it is known and not nothing.
 fn effort(rows: Option<u64>, tokens: Option<u64>, seconds: Option<f64>, memory: Option<u64>) -> String {
     let mut parts = Vec::new();
     parts.extend(rows.filter(|n| *n > 0).map(|n| format!("{} {}", number(n), if n == 1 { "row" } else { "rows" })));
     parts.extend(tokens.filter(|n| *n > 0).map(|n| format!("{} tokens", number(n))));
     parts.extend(seconds.filter(|s| *s >= 0.5).map(|s| format!("about {}", duration(s))));
-    parts.extend(memory.filter(|b| *b > 0).map(|b| format!("{} MB", number(b.div_ceil(1_000_000)))));
+    parts.extend(memory.filter(|b| *b > 0).map(|b| size::show(b)));
     parts.join(", ")
 }
 

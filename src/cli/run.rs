@@ -9,6 +9,7 @@ use crate::exec::{self, NodeOutcome, NodeReport, RunConfig, RunError, RunReport,
 use crate::fetch::Fetcher;
 use crate::model::{DEVICE_VARIABLE, DeviceChoice};
 use crate::plan::Plan;
+use crate::size;
 use crate::store::Store;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use std::path::{Path, PathBuf};
@@ -75,18 +76,8 @@ impl Args {
 
 /// Bytes: `4GiB`, `512MiB`, `1500000`.
 fn parse_size(text: &str) -> Result<u64, String> {
-    let wrong = || format!("`{text}` is no size: write a number and `KiB`, `MiB`, `GiB` or `B`, such as `4GiB`");
-    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
-    let factor = match text[digits..].trim() {
-        "" | "B" => 1,
-        "KiB" => 1 << 10,
-        "MiB" => 1 << 20,
-        "GiB" => 1 << 30,
-        "TiB" => 1 << 40,
-        _ => return Err(wrong()),
-    };
-    let number: u64 = text[..digits].parse().map_err(|_| wrong())?;
-    number.checked_mul(factor).filter(|n| *n > 0).ok_or_else(wrong)
+    let bytes = size::parse(text).filter(|n| *n > 0);
+    bytes.ok_or_else(|| format!("`{text}` is no size: write a number with a unit, such as `512MiB` or `4GiB`"))
 }
 
 pub fn run(args: Args) -> u8 {
@@ -284,19 +275,4 @@ fn failures(report: &RunReport) {
         let more = if nodes.len() > 3 { format!(" and {} more", nodes.len() - 3) } else { String::new() };
         format!("  not run because `{because}` failed: {shown}{more}")
     }));
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn sizes() {
-        assert_eq!(parse_size("4GiB"), Ok(4 << 30));
-        assert_eq!(parse_size("512 MiB"), Ok(512 << 20));
-        assert_eq!(parse_size("1500"), Ok(1500));
-        for wrong in ["", "GiB", "4GB?", "-1", "0", "99999999999TiB", "4é"] {
-            assert!(parse_size(wrong).is_err(), "{wrong}");
-        }
-    }
 }

@@ -1,7 +1,9 @@
 //! `idiolect store`.
 
+use super::common::print_table;
 use crate::exec::RunError;
 use crate::plan::Fingerprint;
+use crate::size;
 use crate::store::gc::{GcOptions, Removed};
 use crate::store::{Artifact, Found, Manifest, Store};
 use clap::Subcommand;
@@ -42,8 +44,9 @@ enum Command {
     },
     /// Removes outputs that no recent run refers to, and the remains of killed processes
     ///
-    /// An output stays while one of the last runs of any pipeline refers to it. Finished rows in journals always stay;
-    /// their files are merged. Refused while a run uses the store.
+    /// An output stays while one of the last runs of any pipeline refers to it. Finished rows in journals stay, and
+    /// their files are merged; with `--journals` those go that no kept run needs, also none that was stopped. Refused
+    /// while a run uses the store.
     Gc {
         #[command(flatten)]
         store: StoreArg,
@@ -56,6 +59,9 @@ enum Command {
         /// Also check every byte of what stays, and remove what is damaged
         #[arg(long)]
         broken: bool,
+        /// Also remove finished rows of costly operators that none of the kept runs needs
+        #[arg(long)]
+        journals: bool,
         /// Say what would go, and remove nothing
         #[arg(long)]
         dry_run: bool,
@@ -75,8 +81,8 @@ enum Command {
 pub fn run(args: Args) -> u8 {
     let result = match args.command {
         Command::Ls { store, json } => list(&store.path, json),
-        Command::Gc { store, keep_runs, older_than, broken, dry_run } => {
-            clean(&store.path, &GcOptions { keep_runs, older_than, broken, dry_run })
+        Command::Gc { store, keep_runs, older_than, broken, journals, dry_run } => {
+            clean(&store.path, &GcOptions { keep_runs, older_than, broken, journals, dry_run })
         }
         Command::Explain { fingerprint, store, json } => explain(&store.path, &fingerprint, json),
     };
@@ -130,16 +136,15 @@ fn list(path: &Path, as_json: bool) -> Result<(), RunError> {
         let rows: Vec<_> = artifacts.iter().map(|a| summary(&a.manifest)).collect();
         return print_json(&json!(rows));
     }
-    let mut table = vec![["FINGERPRINT", "NODE", "OP", "ROWS", "SIZE", "MADE"].map(String::from)];
-    for Artifact { manifest: m, .. } in &artifacts {
+    let cells = |Artifact { manifest: m, .. }: &Artifact| {
         let made = m.created.get(..16).unwrap_or(&m.created).replace('T', " ");
         let node = format!("{}/{}", m.pipeline, m.node);
-        let (rows, size) = (m.rows_out().to_string(), human_bytes(m.bytes()));
-        table.push([m.fingerprint.short().to_string(), node, m.op.clone(), rows, size, made]);
-    }
-    print_table(&table, &[3, 4]);
+        let (rows, bytes) = (m.rows_out().to_string(), size::show(m.bytes()));
+        [m.fingerprint.short().to_string(), node, m.op.clone(), rows, bytes, made]
+    };
+    print_table(["FINGERPRINT", "NODE", "OP", "ROWS", "SIZE", "MADE"], &[3, 4], artifacts.iter().map(cells));
     let bytes: u64 = artifacts.iter().map(|a| a.manifest.bytes()).sum();
-    eprintln!("{} outputs, {}", artifacts.len(), human_bytes(bytes));
+    eprintln!("{} outputs, {}", artifacts.len(), size::show(bytes));
     Ok(())
 }
 
@@ -150,29 +155,25 @@ fn summary(m: &Manifest) -> serde_json::Value {
     })
 }
 
-/// Columns as wide as their widest cell; those named are aligned to the right.
-fn print_table<const N: usize>(rows: &[[String; N]], right: &[usize]) {
-    let width = |c: usize| rows.iter().map(|r| unicode_width::UnicodeWidthStr::width(r[c].as_str())).max().unwrap_or(0);
-    let widths: Vec<usize> = (0..N).map(width).collect();
-    for row in rows {
-        let cell = |c: usize| {
-            let pad = " ".repeat(widths[c] - unicode_width::UnicodeWidthStr::width(row[c].as_str()));
-            if right.contains(&c) { format!("{pad}{}", row[c]) } else { format!("{}{pad}", row[c]) }
-        };
-        println!("{}", (0..N).map(cell).collect::<Vec<_>>().join("  ").trim_end());
-    }
-}
-
 fn clean(path: &Path, options: &GcOptions) -> Result<(), RunError> {
-    let removed = open(path)?.gc(options)?;
+    let store = open(path)?;
+    let removed = store.gc(options)?;
     for Removed { what, why, bytes } in &removed {
-        println!("{what}  {}  {why}", human_bytes(*bytes));
+        println!("{what}  {}  {why}", size::show(*bytes));
     }
-    let bytes = human_bytes(removed.iter().map(|r| r.bytes).sum());
+    let bytes = size::show(removed.iter().map(|r| r.bytes).sum());
     match (removed.len(), options.dry_run) {
         (0, _) => eprintln!("nothing to remove"),
         (n, true) => eprintln!("would free {bytes} ({n} entries)"),
         (n, false) => eprintln!("freed {bytes} ({n} entries)"),
+    }
+    let idle = if options.journals { Vec::new() } else { store.idle_journals(options)? };
+    if !idle.is_empty() {
+        let bytes = size::show(idle.iter().map(|(_, bytes)| bytes).sum());
+        eprintln!(
+            "{} journals ({bytes}) hold finished rows that no kept run needs: `--journals` removes them",
+            idle.len()
+        );
     }
     Ok(())
 }
@@ -229,7 +230,7 @@ fn print_history(store: &Store, artifact: &Artifact) {
         println!("  {:<10} {} rows: {}", output.name, output.rows, columns.join(", "));
     }
     let work = if m.tokens > 0 { format!(", {} tokens", m.tokens) } else { String::new() };
-    println!("  took       {:.1} s{work}, {} in the store", m.seconds, human_bytes(m.bytes()));
+    println!("  took       {:.1} s{work}, {} in the store", m.seconds, size::show(m.bytes()));
     if !m.rejected.is_empty() {
         let reasons: Vec<String> = m.rejected.iter().map(|(r, n)| format!("{n} {r}")).collect();
         println!("  quarantine {} of {} rows: {}", m.rejected_rows(), m.rows_in, reasons.join(", "));
@@ -279,33 +280,16 @@ fn print_json(value: &serde_json::Value) -> Result<(), RunError> {
     Ok(())
 }
 
-/// `1.5 MiB`.
-pub fn human_bytes(bytes: u64) -> String {
-    const UNITS: [&str; 4] = ["KiB", "MiB", "GiB", "TiB"];
-    if bytes < 1024 {
-        return format!("{bytes} B");
-    }
-    let mut value = bytes as f64 / 1024.0;
-    let mut unit = 0;
-    while value >= 1024.0 && unit + 1 < UNITS.len() {
-        value /= 1024.0;
-        unit += 1;
-    }
-    format!("{value:.1} {}", UNITS[unit])
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn ages_and_sizes() {
+    fn ages() {
         assert_eq!(parse_age("90m").unwrap().as_secs(), 5400);
         assert_eq!(parse_age("30d").unwrap().as_secs(), 2_592_000);
         for wrong in ["", "d", "3", "3y", "-1d", "99999999999999999999d", "9é"] {
             assert!(parse_age(wrong).is_err(), "{wrong}");
         }
-        let shown = [0, 1023, 1024, 1536, 5 << 30, u64::MAX].map(human_bytes);
-        assert_eq!(shown, ["0 B", "1023 B", "1.0 KiB", "1.5 KiB", "5.0 GiB", "16777216.0 TiB"]);
     }
 }

@@ -8,6 +8,7 @@ use super::scope::Scope;
 use super::{ModelDecl, ModelSource, RunOptions, TeacherDecl};
 use crate::diag::{Diagnostic, Diagnostics, Sources, Span, Spanned};
 use crate::ops::{Fields, Value};
+use crate::size;
 use crate::syntax::{Entry, Node, Scalar};
 use std::path::PathBuf;
 
@@ -71,7 +72,7 @@ pub(super) fn run(node: &Node, scope: &Scope<'_>, diagnostics: &mut Diagnostics)
 fn memory(value: &Spanned<Value>, diagnostics: &mut Diagnostics) -> Option<u64> {
     let bytes = match &value.value {
         Value::Int(bytes) => u64::try_from(*bytes).ok(),
-        Value::Str(text) => parse_size(text),
+        Value::Str(text) => size::parse(text),
         _ => None,
     };
     let bytes = bytes.filter(|b| *b > 0);
@@ -83,30 +84,6 @@ fn memory(value: &Spanned<Value>, diagnostics: &mut Diagnostics) -> Option<u64> 
         );
     }
     bytes
-}
-
-/// `4GiB`, `512 MB`, `1.5GB`, `1024`: bytes.
-pub fn parse_size(text: &str) -> Option<u64> {
-    let text = text.trim();
-    let split = text.find(|c: char| c.is_ascii_alphabetic()).unwrap_or(text.len());
-    let (number, unit) = (text[..split].trim(), &text[split..]);
-    let scale: u64 = match unit.to_ascii_lowercase().as_str() {
-        "" | "b" => 1,
-        "kb" => 1_000,
-        "mb" => 1_000_000,
-        "gb" => 1_000_000_000,
-        "tb" => 1_000_000_000_000,
-        "kib" => 1 << 10,
-        "mib" => 1 << 20,
-        "gib" => 1 << 30,
-        "tib" => 1 << 40,
-        _ => return None,
-    };
-    if let Ok(whole) = number.parse::<u64>() {
-        return whole.checked_mul(scale);
-    }
-    let bytes = number.parse::<f64>().ok()? * scale as f64;
-    (bytes >= 0.0 && bytes < u64::MAX as f64).then_some(bytes as u64)
 }
 
 /// A `model` node.
@@ -221,27 +198,4 @@ fn is_variable(name: &str) -> bool {
     let mut characters = name.chars();
     characters.next().is_some_and(|c| c.is_ascii_alphabetic() || c == '_')
         && characters.all(|c| c.is_ascii_alphanumeric() || c == '_')
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn sizes() {
-        for (text, bytes) in [
-            ("1024", Some(1024)),
-            ("4GiB", Some(4 << 30)),
-            ("512 MB", Some(512_000_000)),
-            ("1.5kib", Some(1536)),
-            ("0", Some(0)),
-            ("16777216 TiB", None),
-            ("-1", None),
-            ("4 GX", None),
-            ("GiB", None),
-            ("", None),
-        ] {
-            assert_eq!(parse_size(text), bytes, "{text}");
-        }
-    }
 }

@@ -12,10 +12,10 @@ mod paths;
 pub mod reader;
 mod scope;
 
-pub use declarations::parse_size;
 pub use fields::expected;
 pub use files::{read_text, utf8};
 pub use load::{Input, decode_fields, load, load_text, load_with};
+pub use paths::RELATIVE;
 
 use crate::diag::{Span, Spanned};
 use crate::ops::{Fields, OpSpec};

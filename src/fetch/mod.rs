@@ -32,7 +32,7 @@ pub use manifest::{
     Split, WeightsKind,
 };
 pub use model::{Availability, ModelFiles, ModelState};
-pub use progress::{Event, Progress, Quiet, size};
+pub use progress::{Event, Progress, Quiet};
 
 use crate::diag::{Diagnostics, Sources};
 use std::path::Path;

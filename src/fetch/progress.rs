@@ -50,15 +50,3 @@ pub struct Quiet;
 impl Progress for Quiet {
     fn event(&self, _: Event<'_>) {}
 }
-
-/// Bytes for people: `98.4 MB`.
-pub fn size(bytes: u64) -> String {
-    let mut value = bytes as f64;
-    for unit in ["B", "kB", "MB", "GB"] {
-        if value < 1000.0 {
-            return if unit == "B" { format!("{bytes} B") } else { format!("{value:.1} {unit}") };
-        }
-        value /= 1000.0;
-    }
-    format!("{value:.1} TB")
-}

@@ -11,6 +11,7 @@ use super::{ModelFiles, ModelLane, ScoreFailure, ScoreRequest, Scored};
 use crate::config::ModelDecl;
 use crate::exec::{Lanes, RunError};
 use crate::plan::ModelInfo;
+use crate::size;
 use candle_core::Device;
 use std::collections::{HashMap, VecDeque};
 use std::panic::AssertUnwindSafe;
@@ -318,7 +319,11 @@ impl Models {
             let dtype = model.files.precision.name();
             return Err(RunError::failed(
                 "out-of-memory",
-                format!("the weights need {} in `{dtype}`, and models may take {}", size(bytes), size(self.memory)),
+                format!(
+                    "the weights need {} in `{dtype}`, and models may take {}",
+                    size::show(bytes),
+                    size::show(self.memory)
+                ),
             )
             .help("take a smaller dtype: `bf16`, or `quantized` with a GGUF file"));
         }
@@ -356,10 +361,6 @@ fn again(error: &RunError) -> RunError {
 /// A panic in a holder leaves queue and models in a state that the next one can use.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-fn size(bytes: u64) -> String {
-    format!("{:.1} GiB", bytes as f64 / (1u64 << 30) as f64)
 }
 
 #[cfg(test)]

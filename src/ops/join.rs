@@ -464,7 +464,7 @@ mod tests {
         let node = Node::new("join \"j\" left=\"l\" right=\"r\" on=\"k\"", &inputs()).unwrap();
         let error = node.run_with(RunOptions { memory: 100, ..RunOptions::default() }).err().unwrap();
         let RunError::Failed { code, message, .. } = error else { panic!("{error}") };
-        insta::assert_snapshot!(format!("{code}: {message}"), @"out-of-memory: the right side of `join` needs more than the 100 bytes that `memory` in `run` allows");
+        insta::assert_snapshot!(format!("{code}: {message}"), @"out-of-memory: the right side of `join` needs more than the 100 B that `memory` in `run` allows");
     }
 
     #[test]

@@ -204,8 +204,11 @@ impl Held {
         if self.bytes <= self.limit {
             return Ok(());
         }
-        let message =
-            format!("{} needs more than the {} that `memory` in `run` allows", self.what, human_bytes(self.limit));
+        let message = format!(
+            "{} needs more than the {} that `memory` in `run` allows",
+            self.what,
+            crate::size::show(self.limit)
+        );
         Err(RunError::failed("out-of-memory", message)
             .help("raise `memory` in the `run` block, or bring fewer rows or columns here with `filter` or `select`"))
     }
@@ -213,19 +216,6 @@ impl Held {
     pub fn add_batch(&mut self, batch: &RecordBatch) -> Result<(), RunError> {
         self.add(batch.get_array_memory_size())
     }
-}
-
-/// "4 GiB", "1.5 MiB".
-pub fn human_bytes(bytes: u64) -> String {
-    let units = ["bytes", "KiB", "MiB", "GiB", "TiB"];
-    let mut size = bytes as f64;
-    let mut unit = 0;
-    while size >= 1024.0 && unit + 1 < units.len() {
-        size /= 1024.0;
-        unit += 1;
-    }
-    let digits = if size.fract() == 0.0 { 0 } else { 1 };
-    format!("{size:.digits$} {}", units[unit])
 }
 
 /// An error of the arrow library where our own code has made sure that there is none: said, not panicked.
@@ -290,13 +280,6 @@ mod tests {
         let text = to_plain(&(Arc::new(structure) as ArrayRef)).unwrap();
         assert_eq!(text.as_string::<i32>().value(0), r#"{"n":1,"s":"a"}"#);
         assert_eq!(text.as_string::<i32>().value(1), r#"{"n":null,"s":"b"}"#);
-    }
-
-    #[test]
-    fn bytes_are_shown_for_people() {
-        assert_eq!(human_bytes(4 << 30), "4 GiB");
-        assert_eq!(human_bytes(1_500_000), "1.4 MiB");
-        assert_eq!(human_bytes(12), "12 bytes");
     }
 
     proptest! {

@@ -263,14 +263,14 @@ impl Fault {
     /// An error of reading: a fault of the file where its compressed bytes are damaged, otherwise of the run.
     pub fn of_read(error: io::Error, bytes: &[u8]) -> Result<Self, RunError> {
         if !is_damage(&error) {
-            return Err(RunError::failed("unreadable-file", format!("reading failed: {error}")));
+            return Err(RunError::failed("file-unreadable", format!("reading failed: {error}")));
         }
         let message = format!("the compressed file is cut short or damaged here: {error}");
         Ok(Self::new("truncated", message).excerpt(bytes).ending())
     }
 
     fn too_large(bytes: &[u8]) -> Self {
-        let limit = crate::ops::rows::human_bytes(MAX_ROW_BYTES as u64);
+        let limit = crate::size::show(MAX_ROW_BYTES as u64);
         Self::new("row-too-large", format!("a row may have at most {limit}")).excerpt(&bytes[..bytes.len().min(1024)])
     }
 }
