@@ -164,7 +164,7 @@ pub fn read_text(path: &Path) -> Result<String, Diagnostic> {
             std::io::ErrorKind::NotFound => "there is no such file".to_string(),
             _ => e.to_string(),
         };
-        Diagnostic::error("unreadable-file", format!("cannot read `{shown}`: {reason}"))
+        Diagnostic::error("file-unreadable", format!("cannot read `{shown}`: {reason}"))
     };
     let mut bytes = Vec::new();
     let file = std::fs::File::open(path).map_err(unreadable)?;

@@ -5,6 +5,10 @@ use crate::diag::{Sources, Span, Spanned};
 use crate::ops::{FieldKind, FieldSpec, Fields, Value};
 use std::path::{Path, PathBuf};
 
+/// How a path is meant, for the help of messages about one that leads nowhere.
+pub const RELATIVE: &str =
+    "a relative path is relative to the file that writes it; one of `-P`, to the working directory";
+
 /// Anchors every path of a pipeline at the file that wrote it. Paths under the working directory become relative to it,
 /// so that messages stay short; what a path is called changes no result.
 pub(super) fn anchor(pipeline: &mut Pipeline, sources: &Sources) {

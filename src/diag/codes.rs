@@ -274,7 +274,7 @@ pub static CODES: &[Code] = &[
     code(
         "file-missing",
         "A file does not exist",
-        "Check the path. `on-missing=\"skip\"` turns the node and its readers into a cell that says so.",
+        "Check the path: in a file it is relative to that file. `on-missing=\"skip\"` turns the node and its readers into a cell that says so.",
     ),
     code(
         "file-too-large",
@@ -284,7 +284,7 @@ pub static CODES: &[Code] = &[
     code(
         "file-unreadable",
         "A file cannot be read",
-        "The message has the system's reason. Check the path and its permissions.",
+        "The message has the system's reason. Check the path and its permissions. A relative path in a file is relative to that file.",
     ),
     code(
         "file-unwritable",
@@ -360,7 +360,11 @@ pub static CODES: &[Code] = &[
         "A model's file is damaged or incomplete",
         "Fetch it again. The message names the file and what is wrong with it.",
     ),
-    code("model-missing", "A model's files cannot be read", "The path of the model is wrong or not readable."),
+    code(
+        "model-missing",
+        "A model's files are not here and cannot be fetched",
+        "The path of the model is wrong (in a file it is relative to that file) or not readable, or the model is on the hub and HF_HUB_OFFLINE is set.",
+    ),
     code(
         "model-not-fetched",
         "A model is not on this machine yet",
@@ -577,11 +581,6 @@ pub static CODES: &[Code] = &[
         "unknown-value",
         "An axis has no such value",
         "`keep` and `exclude` name values of the axis. The message lists them.",
-    ),
-    code(
-        "unreadable-file",
-        "A file cannot be read",
-        "The message has the system's reason. Include paths are relative to the file that includes.",
     ),
     code("unresolved-reference", "No node has this name", "The message has the nearest name."),
     code("unused-attribute", "An attribute is never used", "A warning: no string mentions `${axis.attribute}`."),

@@ -192,7 +192,7 @@ impl NodeHost for Host {
     }
 
     fn journal(&self, scope: &serde_json::Value) -> Result<Journal, RunError> {
-        let inner = self.shared.note(self.store.journal(scope))?;
+        let inner = self.shared.note(self.store.journal(scope, &self.fingerprint))?;
         Ok(Journal::new(Box::new(CountedJournal {
             inner,
             store: self.store.clone(),

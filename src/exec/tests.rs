@@ -8,24 +8,14 @@ use crate::plan::{Estimate, Fingerprint, Plan, PlanInput, PlanNode};
 use crate::store::{Artifact, Store};
 use arrow::array::{ArrayRef, AsArray, Int64Array, RecordBatch, StringArray};
 use arrow::datatypes::{DataType, Field, Int64Type, Schema, SchemaRef};
+use std::path::Path;
 use std::sync::atomic::AtomicUsize;
 use std::sync::{Mutex, mpsc};
 
 const PORT: InputSpec = InputSpec { name: "from", doc: "", arity: Arity::Many, accepts_skipped: true };
 
 const fn spec(name: &'static str, outputs: &'static [OutputSpec], sink: bool) -> OpSpec {
-    OpSpec {
-        name,
-        summary: "",
-        doc: "",
-        version: 1,
-        inputs: &[PORT],
-        outputs,
-        fields: &[],
-        sink,
-        example: "",
-        build: |_, _| None,
-    }
+    OpSpec { name, inputs: &[PORT], outputs, sink, ..OpSpec::BLANK }
 }
 
 static STEP: OpSpec = spec("step", OUT, false);
@@ -112,6 +102,7 @@ impl Builder {
             outputs: vec![schema(); op.outputs.len()],
             estimate: Estimate::default(),
             models: Vec::new(),
+            to_fetch: None,
             barrier: false,
             journalled: false,
             skipped: None,
@@ -580,33 +571,82 @@ fn the_process_that_is_killed() {
     assert_eq!(run(&plan, &store, &config, &NoObserver).unwrap().outcome(), "done");
 }
 
+/// When the process that runs the slow plan is killed.
+#[derive(Clone, Copy)]
+enum Kill {
+    /// So long after its start: while it opens the store, plans, cleans up.
+    After(u64),
+    /// When it has computed so many rows more.
+    Rows(usize),
+    /// So long after the last row: while it finishes.
+    AtEnd(u64),
+}
+
+const KILLS: &[Kill] = &[
+    Kill::After(1),
+    Kill::After(10),
+    Kill::Rows(1),
+    Kill::After(25),
+    Kill::Rows(40),
+    Kill::After(40),
+    Kill::Rows(7),
+    Kill::Rows(90),
+    Kill::After(120),
+    Kill::Rows(30),
+    Kill::AtEnd(0),
+    Kill::AtEnd(5),
+    Kill::AtEnd(15),
+];
+
+/// Kills a process at that moment, which is counted in rows so that a slow machine does not move it. `false` when the
+/// process ended first.
+fn kill(child: &mut std::process::Child, log: &Path, when: Kill) -> bool {
+    let rows = || std::fs::read_to_string(log).map_or(0, |text| text.lines().count());
+    let until = |child: &mut std::process::Child, enough: &dyn Fn() -> bool| {
+        while !enough() && child.try_wait().unwrap().is_none() {
+            std::thread::sleep(std::time::Duration::from_millis(1));
+        }
+    };
+    let before = rows();
+    let wait = match when {
+        Kill::After(wait) => wait,
+        Kill::Rows(more) => {
+            until(child, &|| rows() >= before + more);
+            0
+        }
+        Kill::AtEnd(wait) => {
+            // A kill between a row's record and its line in the log leaves a line out.
+            until(child, &|| rows() + KILLS.len() >= 300);
+            wait
+        }
+    };
+    std::thread::sleep(std::time::Duration::from_millis(wait));
+    // With SIGKILL.
+    child.kill().unwrap();
+    match child.wait().unwrap().code() {
+        Some(0) => false,
+        code => {
+            assert_eq!(code, None, "it was killed, or it failed");
+            true
+        }
+    }
+}
+
 #[test]
 fn a_killed_run_loses_no_row_and_computes_none_twice() {
     let dir = tempfile::tempdir().unwrap();
     let log = dir.path().join("log");
-    let mut kills = 0;
-    for wait in [40, 120, 25, 200, 80, 10, 150].into_iter().cycle() {
-        let name = "exec::tests::the_process_that_is_killed";
-        let mut child = std::process::Command::new(std::env::current_exe().unwrap())
-            .args([name, "--exact", "--ignored"])
+    let start = || {
+        std::process::Command::new(std::env::current_exe().unwrap())
+            .args(["exec::tests::the_process_that_is_killed", "--exact", "--ignored"])
             .env(KILLED_IN, dir.path())
             .stdout(std::process::Stdio::null())
             .spawn()
-            .unwrap();
-        std::thread::sleep(std::time::Duration::from_millis(wait));
-        // Kills with SIGKILL.
-        child.kill().unwrap();
-        match child.wait().unwrap().code() {
-            Some(0) => break,
-            code => assert_eq!(code, None, "it was killed, or it failed"),
-        }
-        kills += 1;
-        // However slow the machine, it comes to an end.
-        if kills > 200 {
-            break;
-        }
-    }
-    assert!(kills > 0);
+            .unwrap()
+    };
+    let kills = KILLS.iter().filter(|when| kill(&mut start(), &log, **when)).count();
+    assert!(start().wait().unwrap().success());
+    assert!(kills > 5, "{kills}");
     let undisturbed = Place::new();
     let plan = slow_plan(undisturbed.dir.path().join("log"));
     undisturbed.run(&plan);
@@ -624,7 +664,8 @@ fn a_killed_run_loses_no_row_and_computes_none_twice() {
     // A kill can fall between a row's record and its line in the log.
     assert!(computed + kills >= 300, "{computed} rows and {kills} kills");
     let scope = std::fs::read_dir(dir.path().join("store/journal")).unwrap().next().unwrap().unwrap().path();
-    let segments = std::fs::read_dir(scope).unwrap().count();
+    let names = std::fs::read_dir(scope).unwrap().map(|e| e.unwrap().path());
+    let segments = names.filter(|p| p.extension().is_some_and(|e| e == "seg")).count();
     assert!(segments > 2, "several processes have written: {segments}");
     store.session(&Stop::default()).unwrap();
     assert_eq!(std::fs::read_dir(dir.path().join("store/tmp")).unwrap().count(), 0, "nothing of the dead is left");

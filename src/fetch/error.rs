@@ -74,7 +74,7 @@ impl FetchError {
         // The last source that could be tried at all tells most about what to do.
         let telling = attempts.iter().rev().map(|(_, e)| e).find(|e| e.kind != Kind::Unavailable);
         let kind = telling.map_or(Kind::Unavailable, |e| e.kind);
-        let help = telling.and_then(|e| e.help.clone());
+        let help = telling.or(attempts.last().map(|(_, e)| e)).and_then(|e| e.help.clone());
         let message = format!("cannot fetch `{file}`: none of its {} sources gave it", attempts.len());
         Self { kind, message, help, attempts }
     }

@@ -105,8 +105,13 @@ impl Fetcher {
         if let Some(fetched) = here {
             return Located::Here(fetched);
         }
-        let can_fetch = spec.offers.iter().any(|o| self.may_give(owner, &o.source));
-        let problem = (!can_fetch).then(|| FetchError::all_failed(&spec.name.value, attempts));
+        let obstacle = |o: &Offer| Some((o.source.to_string(), self.obstacle(owner, &o.source)?));
+        let obstacles: Option<Attempts> = spec.offers.iter().map(obstacle).collect();
+        let problem = obstacles.map(|obstacles| {
+            let said = |source: &str| attempts.iter().any(|(s, _)| s == source);
+            let untried: Attempts = obstacles.into_iter().filter(|(source, _)| !said(source)).collect();
+            FetchError::all_failed(&spec.name.value, attempts.into_iter().chain(untried).collect())
+        });
         Located::Absent { content: spec.content.clone(), problem }
     }
 
@@ -332,15 +337,29 @@ impl Fetcher {
         }
     }
 
-    /// Whether the source could still give the file, as far as is known without network.
-    fn may_give(&self, owner: &Owner<'_>, source: &Source) -> bool {
+    /// Why the source cannot give a file that is not here, as far as is known without network.
+    fn obstacle(&self, owner: &Owner<'_>, source: &Source) -> Option<FetchError> {
         match source {
-            Source::Path { path, .. } => matches!(self.local_path(owner.origin, path), Ok(LocalPath::Embedded(_))),
-            Source::Hub { .. } => !self.env.hub.offline,
+            Source::Path { path, .. } => match self.local_path(owner.origin, path) {
+                Ok(LocalPath::Embedded(_)) => None,
+                Ok(LocalPath::File(file)) => {
+                    Some(FetchError::new(Kind::NotFound, format!("no file `{}`", file.display())))
+                }
+                Err(e) => Some(e),
+            },
+            Source::Hub { .. } => self.env.hub.offline.then(|| {
+                FetchError::new(Kind::Unavailable, "not tried, because HF_HUB_OFFLINE is set")
+                    .help("unset HF_HUB_OFFLINE to fetch it")
+            }),
             Source::Archive { archive, .. } => {
-                owner.archives.get(archive).is_some_and(|a| a.offers.iter().any(|o| self.may_give(owner, &o.source)))
+                let Some(spec) = owner.archives.get(archive) else {
+                    return Some(FetchError::new(Kind::Unknown, format!("no archive `{archive}`")));
+                };
+                let obstacles = spec.offers.iter().map(|o| self.obstacle(owner, &o.source));
+                // All of them, or none: one open way is enough.
+                obstacles.collect::<Option<Vec<_>>>()?.pop()
             }
-            _ => true,
+            _ => None,
         }
     }
 

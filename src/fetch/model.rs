@@ -5,10 +5,11 @@ use super::fetcher::{Fetched, Fetcher, Located, Owner};
 use super::hub::{self, Repo};
 use super::manifest::{ModelManifest, RepoKind, WeightsKind};
 use super::probe::{self, Facts};
-use super::progress::{Progress, size};
+use super::progress::Progress;
 use crate::config::{ModelDecl, ModelSource};
 use crate::diag::{Diagnostic, Diagnostics, Span};
 use crate::plan::{ModelCatalog, ModelInfo, PlanEnv};
+use crate::size;
 use indexmap::IndexMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -346,9 +347,7 @@ fn facts_of(files: &ModelFiles) -> Result<Facts, FetchError> {
 /// A GGUF file by itself, or a folder as the hub lays it out: safetensors, or a GGUF file with what stands beside it.
 fn path_files(path: &Path) -> Result<ModelFiles, FetchError> {
     let from = format!("path {}", path.display());
-    let missing = |what: String| {
-        Err(FetchError::new(Kind::NotFound, what).help("a relative path is relative to the file that writes it"))
-    };
+    let missing = |what: String| Err(FetchError::new(Kind::NotFound, what).help(crate::config::RELATIVE));
     if path.is_dir() {
         return folder_files(path, from);
     }
@@ -501,7 +500,9 @@ impl ModelCatalog for Arc<Fetcher> {
     fn missing(&self, decl: &ModelDecl) -> Option<String> {
         match self.model_state(decl).ok()?.availability {
             Availability::Here => None,
-            Availability::ToFetch { bytes: Some(bytes), .. } => Some(format!("{} are to be fetched", size(bytes))),
+            Availability::ToFetch { bytes: Some(bytes), .. } => {
+                Some(format!("{} are to be fetched", size::show(bytes)))
+            }
             Availability::ToFetch { bytes: None, .. } => Some("it is to be fetched".into()),
             Availability::Missing(d) => Some(d.message.clone()),
         }

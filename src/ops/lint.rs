@@ -24,7 +24,7 @@ use std::sync::Arc;
 
 pub static SPEC: OpSpec = OpSpec {
     name: "lint",
-    summary: "Look for known kinds of mistakes in data sets and between them",
+    summary: "Looks for known kinds of mistakes in data sets and between them",
     doc: DOC,
     version: 1,
     inputs: &[

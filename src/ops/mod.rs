@@ -82,6 +82,13 @@ pub trait Operator: std::fmt::Debug + Send + Sync {
     fn run(&self, cx: &NodeCx) -> Result<(), RunError>;
 }
 
+/// A split of a data set, by the names of its manifest.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct SplitName {
+    pub dataset: String,
+    pub split: String,
+}
+
 /// What `resolve` says of a node.
 #[derive(Debug, Clone)]
 pub struct Resolved {
@@ -93,6 +100,8 @@ pub struct Resolved {
     pub files: Vec<PathBuf>,
     /// Names of the models used; their digests enter the fingerprint.
     pub models: Vec<String>,
+    /// The split of a data set that the node reads and that is not on this machine yet.
+    pub to_fetch: Option<SplitName>,
     /// Needs its whole input before it gives its first row (sort, table, training).
     pub barrier: bool,
     /// Finished rows are journalled, so that none is computed twice.
@@ -116,6 +125,7 @@ impl Resolved {
             estimate,
             files: Vec::new(),
             models: Vec::new(),
+            to_fetch: None,
             barrier: false,
             journalled: false,
             skipped: None,

@@ -17,7 +17,7 @@ use serde_json::json;
 
 pub static SPEC: OpSpec = OpSpec {
     name: "plot",
-    summary: "Draw rows as a bar chart, histogram, scatter plot or line chart",
+    summary: "Draws rows as a bar chart, histogram, scatter plot or line chart",
     doc: DOC,
     version: 1,
     inputs: &[InputSpec {

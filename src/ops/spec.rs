@@ -29,6 +29,23 @@ pub struct OpSpec {
     pub build: fn(&Fields, &mut Diagnostics) -> Option<Box<dyn super::Operator>>,
 }
 
+#[cfg(test)]
+impl OpSpec {
+    /// What operators made for a test begin with: one input, one output, nothing to decode or to build.
+    pub const BLANK: Self = Self {
+        name: "",
+        summary: "",
+        doc: "",
+        version: 1,
+        inputs: FROM,
+        outputs: OUT,
+        fields: &[],
+        sink: false,
+        example: "",
+        build: |_, _| None,
+    };
+}
+
 impl std::fmt::Debug for OpSpec {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "OpSpec({})", self.name)

@@ -18,7 +18,7 @@ use serde_json::json;
 
 pub static SPEC: OpSpec = OpSpec {
     name: "split-by-ppl",
-    summary: "Split rows into those of lower and those of higher perplexity",
+    summary: "Splits rows into those of lower and those of higher perplexity",
     doc: DOC,
     version: 1,
     inputs: &[InputSpec {

@@ -20,7 +20,7 @@ use std::sync::Arc;
 
 pub static SPEC: OpSpec = OpSpec {
     name: "summarize",
-    summary: "Group rows and compute statistics of each group",
+    summary: "Groups rows and computes statistics of each group",
     doc: DOC,
     version: 1,
     inputs: FROM,

@@ -21,7 +21,7 @@ use std::sync::Arc;
 
 pub static SPEC: OpSpec = OpSpec {
     name: "table",
-    summary: "Show rows as a table in the terminal and write it to files",
+    summary: "Shows rows as a table in the terminal and writes it to files",
     doc: DOC,
     version: 1,
     inputs: &[InputSpec {

@@ -202,6 +202,7 @@ impl Planner<'_, '_> {
             outputs: resolved.outputs,
             estimate: resolved.estimate,
             models: resolved.models,
+            to_fetch: resolved.to_fetch,
             barrier: resolved.barrier,
             journalled: resolved.journalled,
             skipped: resolved.skipped,

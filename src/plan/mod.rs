@@ -12,7 +12,7 @@ mod status;
 use crate::config::{ModelDecl, RunOptions, TeacherDecl};
 use crate::diag::{Diagnostics, Sources, Span};
 use crate::fetch::{Catalog, FetchEnv, Fetcher};
-use crate::ops::{OpSpec, Operator};
+use crate::ops::{OpSpec, Operator, SplitName};
 use arrow::datatypes::SchemaRef;
 use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
@@ -204,6 +204,8 @@ pub struct PlanNode {
     pub outputs: Vec<SchemaRef>,
     pub estimate: Estimate,
     pub models: Vec<String>,
+    /// The split of a data set that has to be fetched before the node can run.
+    pub to_fetch: Option<SplitName>,
     pub barrier: bool,
     pub journalled: bool,
     pub skipped: Option<String>,

@@ -34,7 +34,7 @@ impl ModelCatalog for DeclaredOnly {
                     diagnostics.push(
                         Diagnostic::error("model-missing", format!("model `{}` cannot be read: {error}", decl.name))
                             .at(path.span, format!("{} is not readable", path.value.display()))
-                            .help("paths are relative to the working directory"),
+                            .help(crate::config::RELATIVE),
                     );
                     return None;
                 }

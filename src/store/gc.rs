@@ -1,5 +1,6 @@
 //! Listing, cleaning and explaining a store.
 
+use super::session::remove_dead_sessions;
 use super::{Artifact, Found, Manifest, Store, io_error, journal};
 use crate::exec::RunError;
 use crate::plan::Fingerprint;
@@ -17,6 +18,8 @@ pub struct GcOptions {
     pub older_than: Duration,
     /// Check every byte of what stays, and remove what is damaged.
     pub broken: bool,
+    /// Also remove journals that no kept run needs and that were last used longer ago than `older_than`.
+    pub journals: bool,
     /// Only say what would go.
     pub dry_run: bool,
 }
@@ -56,7 +59,7 @@ impl Store {
     }
 
     /// Removes what no kept run refers to, damaged artifacts and the remains of dead processes, and merges
-    /// journal segments. Finished rows in journals are never removed.
+    /// journal segments. Journals are removed only where that is asked for, and none that a kept run needs.
     pub fn gc(&self, options: &GcOptions) -> Result<Vec<Removed>, RunError> {
         let Some(_alone) = self.exclusive()? else {
             return Err(RunError::failed("store-in-use", format!("a run is working in `{}`", self.root().display()))
@@ -64,6 +67,10 @@ impl Store {
         };
         let mut removed = Vec::new();
         let kept = self.forget_runs(options)?;
+        if options.journals {
+            // First, as removed ones go through `tmp`.
+            removed.extend(self.remove_journals(&kept, options)?);
+        }
         for fingerprint in self.fingerprints()? {
             if let Some(why) = self.why_remove(&fingerprint, &kept, options) {
                 let folder = self.folder_of(&fingerprint);
@@ -77,6 +84,7 @@ impl Store {
             }
         }
         if !options.dry_run {
+            remove_dead_sessions(&self.root().join("tmp"));
             removed.extend(self.compact_journals()?);
         }
         Ok(removed)
@@ -84,30 +92,82 @@ impl Store {
 
     /// Fingerprints that the kept runs refer to; records of other runs are removed.
     fn forget_runs(&self, options: &GcOptions) -> Result<HashSet<Fingerprint>, RunError> {
-        let mut kept = HashSet::new();
+        let (kept, old) = self.runs_to_keep(options)?;
+        for path in old.iter().filter(|_| !options.dry_run) {
+            fs::remove_file(path).map_err(|e| io_error("remove", path, &e))?;
+        }
+        Ok(kept)
+    }
+
+    /// Fingerprints that the kept runs refer to, and the records of the others.
+    fn runs_to_keep(&self, options: &GcOptions) -> Result<(HashSet<Fingerprint>, Vec<PathBuf>), RunError> {
+        let (mut kept, mut old) = (HashSet::new(), Vec::new());
         let mut seen: HashMap<String, usize> = HashMap::new();
         for (path, run) in self.runs()? {
             let count = seen.entry(run.pipeline.clone()).or_default();
             *count += 1;
-            if *count <= options.keep_runs {
-                kept.extend(run.fingerprints);
-            } else if !options.dry_run {
-                fs::remove_file(&path).map_err(|e| io_error("remove", &path, &e))?;
-            }
+            if *count <= options.keep_runs { kept.extend(run.fingerprints) } else { old.push(path) }
         }
-        Ok(kept)
+        Ok((kept, old))
     }
 
     fn why_remove(&self, print: &Fingerprint, kept: &HashSet<Fingerprint>, options: &GcOptions) -> Option<String> {
         let found = if options.broken { self.verify(print) } else { self.look(print) };
         match found {
             Found::Broken(why) => Some(format!("damaged: {why}")),
-            Found::Whole(artifact) if !kept.contains(print) && age(artifact.folder()) >= options.older_than => {
+            Found::Whole(artifact)
+                if !kept.contains(print) && age(&artifact.folder().join("manifest.json")) >= options.older_than =>
+            {
                 let Manifest { pipeline, node, .. } = artifact.manifest;
                 Some(format!("`{node}` of `{pipeline}`, used by no kept run"))
             }
             Found::Whole(_) | Found::Missing => None,
         }
+    }
+
+    /// Journals that no kept run needs, with the bytes that they take.
+    pub fn idle_journals(&self, options: &GcOptions) -> Result<Vec<(PathBuf, u64)>, RunError> {
+        let (kept, _) = self.runs_to_keep(options)?;
+        self.unneeded_journals(&kept, options)
+    }
+
+    /// A run records its fingerprints before its first node starts, also those of nodes that are not finished, and a
+    /// node signs in a journal before it reads or writes a row. So a journal whose users are all unknown to the kept
+    /// runs has no row that one of these, or an interrupted one among them, could go on from.
+    fn unneeded_journals(
+        &self,
+        kept: &HashSet<Fingerprint>,
+        options: &GcOptions,
+    ) -> Result<Vec<(PathBuf, u64)>, RunError> {
+        let mut idle = Vec::new();
+        for folder in subfolders(&self.root().join("journal"))? {
+            // Without a list of users nothing is known of it.
+            let unneeded = journal::users(&folder)?.is_some_and(|users| users.is_disjoint(kept));
+            if unneeded && age(&folder.join("scope.json")) >= options.older_than {
+                let bytes = size(&folder);
+                idle.push((folder, bytes));
+            }
+        }
+        Ok(idle)
+    }
+
+    fn remove_journals(&self, kept: &HashSet<Fingerprint>, options: &GcOptions) -> Result<Vec<Removed>, RunError> {
+        let mut removed = Vec::new();
+        for (folder, bytes) in self.unneeded_journals(kept, options)? {
+            let name = folder.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            if !options.dry_run {
+                // Out of the way in one step: a journal is there with its users, or it is not there.
+                let doomed = self.root().join("tmp").join(format!("journal-{name}"));
+                fs::rename(&folder, &doomed).map_err(|e| io_error("move", &folder, &e))?;
+                fs::remove_dir_all(&doomed).map_err(|e| io_error("remove", &doomed, &e))?;
+            }
+            removed.push(Removed {
+                what: format!("journal/{name}"),
+                why: "finished rows that no kept run needs".into(),
+                bytes,
+            });
+        }
+        Ok(removed)
     }
 
     fn compact_journals(&self) -> Result<Vec<Removed>, RunError> {
@@ -124,7 +184,7 @@ impl Store {
 }
 
 fn age(path: &Path) -> Duration {
-    let modified = fs::metadata(path.join("manifest.json")).and_then(|m| m.modified());
+    let modified = fs::metadata(path).and_then(|m| m.modified());
     modified.ok().and_then(|m| SystemTime::now().duration_since(m).ok()).unwrap_or_default()
 }
 
@@ -162,10 +222,11 @@ fn subfolders(path: &Path) -> Result<Vec<PathBuf>, RunError> {
 mod tests {
     use super::*;
     use crate::exec::Stop;
+    use crate::store::JournalStore;
     use crate::store::writer::tests::put;
 
     fn options() -> GcOptions {
-        GcOptions { keep_runs: 1, older_than: Duration::ZERO, broken: false, dry_run: false }
+        GcOptions { keep_runs: 1, older_than: Duration::ZERO, broken: false, journals: false, dry_run: false }
     }
 
     #[test]
@@ -187,6 +248,49 @@ mod tests {
         assert_eq!(store.gc(&options()).unwrap().len(), 1);
         assert!(store.artifact(&a).is_none() && store.artifact(&b).is_some() && store.artifact(&c).is_some());
         assert_eq!(store.runs().unwrap().len(), 2);
+    }
+
+    #[test]
+    fn journals_go_only_when_asked_and_when_no_kept_run_needs_them() {
+        let dir = tempfile::tempdir().unwrap();
+        let print = |name: &str| Fingerprint(blake3::hash(name.as_bytes()).to_hex().to_string());
+        let row = (journal::Journal::key(&[b"row"]), b"paid for".to_vec());
+        {
+            let store = Store::open(dir.path()).unwrap();
+            for (scope, users) in [("old", &["a", "b"][..]), ("stopped", &["c"]), ("shared", &["a", "d"])] {
+                for user in users {
+                    let journal = store.journal(&serde_json::json!(scope), &print(user)).unwrap();
+                    journal.put(std::slice::from_ref(&row)).unwrap();
+                }
+            }
+            // As before journals had users.
+            let nameless = store.journal(&serde_json::json!("nameless"), &print("a")).unwrap();
+            nameless.put(std::slice::from_ref(&row)).unwrap();
+            let journals = subfolders(&dir.path().join("journal")).unwrap();
+            let of = |folder: &&PathBuf| fs::read_to_string(folder.join("scope.json")).unwrap().contains("nameless");
+            fs::remove_file(journals.iter().find(of).unwrap().join("users")).unwrap();
+            store.record_run("p", dir.path(), vec![print("a"), print("b")]).unwrap();
+            std::thread::sleep(Duration::from_millis(3));
+            // Neither `c` nor `d` has an artifact: that run was stopped.
+            store.record_run("p", dir.path(), vec![print("c"), print("d")]).unwrap();
+        }
+        let store = Store::open(dir.path()).unwrap();
+        let journals = || subfolders(&dir.path().join("journal")).unwrap().len();
+        let wish = GcOptions { journals: true, ..options() };
+        let both = GcOptions { keep_runs: 2, ..wish.clone() };
+        assert!(store.gc(&GcOptions { dry_run: true, ..both }).unwrap().is_empty());
+        let dry = store.gc(&GcOptions { dry_run: true, ..wish.clone() }).unwrap();
+        assert_eq!((dry.len(), dry[0].bytes > 0, journals()), (1, true, 4), "{dry:?}");
+        let young = GcOptions { older_than: Duration::from_secs(3600), ..wish.clone() };
+        assert!(store.gc(&young).unwrap().iter().all(|r| !r.why.contains("no kept run")), "used just now");
+        assert_eq!(store.idle_journals(&options()).unwrap().len(), 1);
+        let removed = store.gc(&wish).unwrap();
+        assert_eq!(removed.iter().filter(|r| r.why.contains("no kept run")).count(), 1, "{removed:?}");
+        assert_eq!((journals(), subfolders(&dir.path().join("tmp")).unwrap().len()), (3, 0));
+        for scope in ["stopped", "shared", "nameless"] {
+            let journal = store.journal(&serde_json::json!(scope), &print("e")).unwrap();
+            assert_eq!(journal.get(&row.0).unwrap(), row.1, "{scope}");
+        }
     }
 
     #[test]

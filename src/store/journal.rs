@@ -7,12 +7,16 @@
 //! "idiojnl1" ( length: u32 LE | key: 16 bytes | checksum: 8 bytes | value )*
 //! ```
 //!
+//! Beside them, `users` has the fingerprint of every node that opened the journal, a line each: by them `gc` knows
+//! which runs need it.
+//!
 //! The checksum covers length, key and value. A kill can cut the last record of a segment; what does not
 //! check is passed over, and its row is computed again.
 
 use super::{io_error, new_file, sync_folder, write_atomically};
 use crate::exec::RunError;
-use std::collections::HashMap;
+use crate::plan::Fingerprint;
+use std::collections::{HashMap, HashSet};
 use std::fs::{self, File};
 use std::io::{BufReader, Read, Write};
 use std::os::unix::fs::FileExt;
@@ -58,6 +62,8 @@ impl Journal {
     }
 }
 
+/// The file that names the nodes which opened a journal.
+const USERS: &str = "users";
 const MAGIC: &[u8; 8] = b"idiojnl1";
 /// Length, key and checksum.
 const HEAD: usize = 4 + 16 + 8;
@@ -114,6 +120,18 @@ impl SegmentJournal {
             state.segments.push(Arc::new(file));
         }
         Ok(Self { folder: folder.to_path_buf(), state: Mutex::new(state) })
+    }
+
+    /// Notes that a node reads and writes this journal.
+    pub fn note_user(&self, user: &Fingerprint) -> Result<(), RunError> {
+        if users(&self.folder)?.is_some_and(|all| all.contains(user)) {
+            return Ok(());
+        }
+        let path = self.folder.join(USERS);
+        let file = File::options().create(true).append(true).open(&path);
+        // One write of a short line: processes that append at once do not mix theirs.
+        let written = file.and_then(|mut f| f.write_all(format!("{user}\n").as_bytes()).and_then(|()| f.sync_data()));
+        written.map_err(|e| io_error("write", &path, &e))
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -197,6 +215,16 @@ fn checksum(length: u32, key: &[u8], value: &[u8]) -> [u8; 8] {
     let mut sum = [0; 8];
     sum.copy_from_slice(&hasher.finalize().as_bytes()[..8]);
     sum
+}
+
+/// The nodes that opened the journal in a folder; `None` when that was never written down.
+pub(super) fn users(folder: &Path) -> Result<Option<HashSet<Fingerprint>>, RunError> {
+    let path = folder.join(USERS);
+    match fs::read_to_string(&path) {
+        Ok(text) => Ok(Some(text.lines().map(|line| Fingerprint(line.to_string())).collect())),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(e) => Err(io_error("read", &path, &e)),
+    }
 }
 
 /// The segments of a scope's folder, in order of their names.

@@ -5,9 +5,9 @@
 //!   format                           what this folder is, and the layout's version
 //!   lock                             shared by runs, exclusive for `gc`
 //!   artifacts/<aa>/<fingerprint>/    manifest.json, <output>/part-00000.parquet, quarantine.jsonl, files/, present.txt
-//!   tmp/<session>/                   artifacts being built; a dead session's folder is removed by the next one
+//!   tmp/<session>/, <session>.lock   artifacts being built; a dead session's are removed by the next one
 //!   broken/                          artifacts that failed a check, out of the way
-//!   journal/<scope>/                 segments of finished rows
+//!   journal/<scope>/                 segments of finished rows, and the fingerprints of the nodes that used them
 //!   nodes/<hash>.json                what a node was made of the last time
 //!   progress/<fingerprint>.json      rows finished of a node that has no artifact yet
 //!   runs/<time>-<id>.json            which fingerprints a run referred to, for `gc`
@@ -147,16 +147,19 @@ impl Store {
         self.root().join("artifacts").join(hex.get(..2).unwrap_or("__")).join(hex)
     }
 
-    /// The journal of a scope. Nodes of one process with the same scope share it.
-    pub fn journal(&self, scope: &serde_json::Value) -> Result<Arc<SegmentJournal>, RunError> {
+    /// The journal of a scope, for a node. Nodes of one process with the same scope share it.
+    pub fn journal(&self, scope: &serde_json::Value, user: &Fingerprint) -> Result<Arc<SegmentJournal>, RunError> {
         let text = scope.to_string();
         let hash = blake3::hash(text.as_bytes()).to_hex()[..32].to_string();
         let mut open = self.inner.journals.lock().unwrap_or_else(|e| e.into_inner());
-        if let Some(journal) = open.get(&hash) {
-            return Ok(journal.clone());
-        }
-        let journal = Arc::new(SegmentJournal::open(&self.root().join("journal").join(&hash), &text)?);
-        open.insert(hash, journal.clone());
+        let journal = match open.get(&hash) {
+            Some(journal) => journal.clone(),
+            None => {
+                let folder = self.root().join("journal").join(&hash);
+                open.entry(hash).or_insert(Arc::new(SegmentJournal::open(&folder, &text)?)).clone()
+            }
+        };
+        journal.note_user(user)?;
         Ok(journal)
     }
 }

@@ -1,19 +1,25 @@
 //! A process at work in a store: it holds the store's lock and a folder for what it builds.
 
 use super::writer::ArtifactWriter;
-use super::{Store, io_error, new_folder};
+use super::{Store, io_error, new_file, new_folder};
 use crate::exec::{RunError, Stop};
 use crate::plan::Fingerprint;
 use arrow::datatypes::SchemaRef;
 use std::fs::{self, File, TryLockError};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
+
+/// Ends the name of a session's lock.
+const LOCK: &str = ".lock";
 
 /// Held while a run works in the store. Several runs share a store; `gc` has it alone.
 pub struct Session {
     store: Store,
+    /// Its name is the lock's without the extension.
     folder: PathBuf,
-    /// Locked as long as this process lives, also when it is killed: so others know a dead session's folder.
+    lock: PathBuf,
+    /// Locked until this process ends, be it killed: so others know a dead session's folder.
     _own: File,
     _shared: File,
 }
@@ -33,16 +39,10 @@ impl Store {
         }
         let tmp = self.root().join("tmp");
         remove_dead_sessions(&tmp);
-        let fail = |e: std::io::Error| io_error("create a folder in", &tmp, &e);
-        // Under another name until its lock is held, so that nobody takes it for a dead session's.
-        let starting = new_folder(&tmp, "starting-").map_err(fail)?;
-        let path = starting.path().join("lock");
-        let own = open_lock(&path)?;
-        own.lock_shared().map_err(|e| io_error("lock", &path, &e))?;
-        let name = starting.path().file_name().expect("made above").to_string_lossy().replace("starting-", "session-");
-        let folder = tmp.join(name);
-        fs::rename(starting.keep(), &folder).map_err(fail)?;
-        Ok(Session { store: self.clone(), folder, _own: own, _shared: shared })
+        let (own, lock) = own_lock(&tmp)?;
+        let folder = lock.with_extension("");
+        fs::create_dir(&folder).map_err(|e| io_error("create", &folder, &e))?;
+        Ok(Session { store: self.clone(), folder, lock, _own: own, _shared: shared })
     }
 
     /// The store for this process alone, or `None` while a run works in it.
@@ -62,17 +62,37 @@ fn open_lock(path: &Path) -> Result<File, RunError> {
     file.map_err(|e| io_error("open", path, &e))
 }
 
-/// Removes what killed processes were building. Failures are harmless: the folders only take space.
-fn remove_dead_sessions(tmp: &Path) {
+/// A new file in `tmp`, locked by this process.
+fn own_lock(tmp: &Path) -> Result<(File, PathBuf), RunError> {
+    let fail = |e: std::io::Error| io_error("create a lock in", tmp, &e);
+    loop {
+        let (file, path) = new_file(tmp, "session-", LOCK).map_err(fail)?.keep().map_err(|e| fail(e.error))?;
+        file.lock_shared().map_err(|e| io_error("lock", &path, &e))?;
+        // Another process may have taken it for a dead one's, and removed it, before it was locked.
+        let inode = |m: std::io::Result<fs::Metadata>| m.map(|m| m.ino()).ok();
+        if inode(file.metadata()) == inode(fs::metadata(&path)) {
+            return Ok((file, path));
+        }
+    }
+}
+
+/// Removes what killed processes were building. Failures are harmless: the folders only take space. The lock goes
+/// last, so that a kill in between leaves what the next process finds.
+pub(super) fn remove_dead_sessions(tmp: &Path) {
     let Ok(entries) = fs::read_dir(tmp) else { return };
-    for folder in entries.filter_map(Result::ok).map(|e| e.path()) {
-        if !folder.file_name().is_some_and(|n| n.to_string_lossy().starts_with("session-")) {
-            continue;
-        }
-        let Ok(lock) = File::options().read(true).write(true).open(folder.join("lock")) else { continue };
+    let locks = entries.filter_map(Result::ok).map(|e| e.path()).filter(|p| p.to_string_lossy().ends_with(LOCK));
+    for path in locks {
+        let Ok(lock) = File::options().read(true).write(true).open(&path) else { continue };
         if lock.try_lock().is_ok() {
-            let _ = fs::remove_dir_all(&folder);
+            remove_session(&path);
         }
+    }
+}
+
+fn remove_session(lock: &Path) {
+    let folder = lock.with_extension("");
+    if fs::remove_dir_all(&folder).is_ok() || !folder.exists() {
+        let _ = fs::remove_file(lock);
     }
 }
 
@@ -91,7 +111,7 @@ impl Session {
 
 impl Drop for Session {
     fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.folder);
+        remove_session(&self.lock);
     }
 }
 
@@ -118,11 +138,15 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::open(dir.path()).unwrap();
         let living = store.session(&Stop::default()).unwrap();
-        let dead = dir.path().join("tmp/session-dead");
-        fs::create_dir(&dead).unwrap();
-        fs::write(dead.join("lock"), "").unwrap();
+        let tmp = dir.path().join("tmp");
+        fs::create_dir(tmp.join("session-dead")).unwrap();
+        fs::write(tmp.join("session-dead.lock"), "").unwrap();
+        // Killed before it had a folder, or while it went.
+        fs::write(tmp.join("session-begun.lock"), "").unwrap();
         let next = store.session(&Stop::default()).unwrap();
-        assert!(!dead.exists());
         assert!(living.folder.exists() && next.folder.exists());
+        assert_eq!(fs::read_dir(&tmp).unwrap().count(), 4, "two sessions with their locks");
+        drop((living, next));
+        assert_eq!(fs::read_dir(&tmp).unwrap().count(), 0);
     }
 }

@@ -1,27 +1,8 @@
-//! A few operators that together use every kind of field.
+//! A few operators that together use every kind of field. Decoding alone is tested: nothing is built.
 
-use crate::diag::Diagnostics;
-use crate::ops::{Arity, Default, FROM, FieldKind, FieldSpec, Fields, InputSpec, OUT, OpSpec, Operator, OutputSpec};
+use crate::ops::{Arity, Default, FROM, FieldKind, FieldSpec, InputSpec, OpSpec, OutputSpec};
 
 pub static OPS: &[&OpSpec] = &[LOAD, SCORE, SPLIT, CONCAT, SUMMARIZE, WRITE, ASK];
-
-/// Decoding alone is tested: nothing is built.
-fn build(_: &Fields, _: &mut Diagnostics) -> Option<Box<dyn Operator>> {
-    None
-}
-
-const BASE: OpSpec = OpSpec {
-    name: "",
-    summary: "",
-    doc: "",
-    version: 1,
-    inputs: FROM,
-    outputs: OUT,
-    fields: &[],
-    sink: false,
-    example: "",
-    build,
-};
 
 pub static LOAD: &OpSpec = &OpSpec {
     name: "load",
@@ -36,7 +17,7 @@ pub static LOAD: &OpSpec = &OpSpec {
         FieldSpec::new("fields", FieldKind::Map(&FieldKind::Str), "Columns and the source fields that they come from"),
         FieldSpec::new("casts", FieldKind::Map(&FieldKind::List(&FieldKind::Str)), "Types to try for columns"),
     ],
-    ..BASE
+    ..OpSpec::BLANK
 };
 
 static SCORE: &OpSpec = &OpSpec {
@@ -46,20 +27,20 @@ static SCORE: &OpSpec = &OpSpec {
         FieldSpec::new("question", FieldKind::Column, "Column of prompts").default(Default::Str("question")),
         FieldSpec::new("suffix", FieldKind::Str, "Added to the names of the new columns"),
     ],
-    ..BASE
+    ..OpSpec::BLANK
 };
 
 static SPLIT: &OpSpec = &OpSpec {
     name: "split-by-ppl",
     outputs: &[OutputSpec { name: "lower", doc: "" }, OutputSpec { name: "higher", doc: "" }],
     fields: &[FieldSpec::new("threshold", FieldKind::Float { min: f64::MIN, max: f64::MAX }, "Where to split")],
-    ..BASE
+    ..OpSpec::BLANK
 };
 
 static CONCAT: &OpSpec = &OpSpec {
     name: "concat",
     inputs: &[InputSpec { name: "from", doc: "rows one after another", arity: Arity::Many, accepts_skipped: true }],
-    ..BASE
+    ..OpSpec::BLANK
 };
 
 const VALUE: &[FieldSpec] = &[
@@ -75,7 +56,7 @@ static SUMMARIZE: &OpSpec = &OpSpec {
         FieldSpec::new("by", FieldKind::List(&FieldKind::Column), "Columns that make groups"),
         FieldSpec::new("value", FieldKind::Records(VALUE), "A value to compute").required(),
     ],
-    ..BASE
+    ..OpSpec::BLANK
 };
 
 static WRITE: &OpSpec = &OpSpec {
@@ -90,11 +71,11 @@ static WRITE: &OpSpec = &OpSpec {
         FieldSpec::new("where", FieldKind::Expr, "Rows to write"),
         FieldSpec::new("constant", FieldKind::Scalar, "A value"),
     ],
-    ..BASE
+    ..OpSpec::BLANK
 };
 
 static ASK: &OpSpec = &OpSpec {
     name: "ask",
     fields: &[FieldSpec::new("teacher", FieldKind::Teacher, "Who is asked").required()],
-    ..BASE
+    ..OpSpec::BLANK
 };

@@ -53,6 +53,24 @@ fn a_url_is_fetched_once_and_then_found_in_the_cache() {
 }
 
 #[test]
+fn where_nothing_can_be_tried_each_source_says_why() {
+    let folder = tempfile::tempdir().unwrap();
+    let text = one_file("", r#"path "${NOWHERE}/f.jsonl"; hub "org/name" file="f.jsonl""#);
+    let Located::Absent { problem: Some(e), .. } = locate(&fetcher(folder.path(), &text, &[("HF_HUB_OFFLINE", "1")]))
+    else {
+        panic!("no source can be tried")
+    };
+    insta::assert_snapshot!(e.to_string(), @r"
+    cannot fetch `f.jsonl`: none of its 2 sources gave it
+      - path ${NOWHERE}/f.jsonl: the environment variable NOWHERE is not set
+      - hub org/name/f.jsonl: not tried, because HF_HUB_OFFLINE is set
+    ");
+    assert_eq!(e.help.as_deref(), Some("unset HF_HUB_OFFLINE to fetch it"));
+    let open = locate(&fetcher(folder.path(), &text, &[]));
+    assert!(matches!(open, Located::Absent { problem: None, .. }));
+}
+
+#[test]
 fn sources_are_tried_in_their_order_and_each_failure_is_told() {
     let content = body(300);
     let digest = sha256(&content);

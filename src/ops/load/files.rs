@@ -27,7 +27,7 @@ impl Problem {
 
     /// A file that is there and cannot be read.
     pub fn io(path: &Path, error: &io::Error) -> Self {
-        Self::new("unreadable-file", format!("`{}` cannot be read: {error}", path.display()))
+        Self::new("file-unreadable", format!("`{}` cannot be read: {error}", path.display()))
     }
 
     pub fn diagnostic(&self, span: Span) -> Diagnostic {
@@ -123,8 +123,7 @@ pub fn find(pattern: &str) -> Result<Vec<PathBuf>, Problem> {
 /// The error for a path or a glob behind which there is nothing.
 pub fn missing(pattern: &str) -> Problem {
     if pattern.contains(['*', '?', '[']) {
-        return Problem::new("file-missing", format!("no file matches `{pattern}`"))
-            .help("paths are relative to the working directory");
+        return Problem::new("file-missing", format!("no file matches `{pattern}`")).help(crate::config::RELATIVE);
     }
     let path = Path::new(pattern);
     let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));

@@ -190,6 +190,7 @@ impl Operator for Load {
         let mut resolved = Resolved::new(vec![shape.schema()], self.estimate(rows));
         resolved.seeded = self.sample.is_some() && self.seed.is_none();
         resolved.files = found.digested();
+        resolved.to_fetch = found.to_fetch.clone();
         let skipped = found.missing.as_ref().filter(|_| self.skip_missing);
         resolved.skipped = skipped.map(|problem| self.origin.absence(problem));
         // A node is resolved once; if it were again, it would find the same.

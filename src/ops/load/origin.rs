@@ -6,7 +6,7 @@ use crate::diag::{Diagnostic, Diagnostics, Span, Spanned};
 use crate::exec::RunError;
 use crate::fetch::{ColumnKind, DatasetManifest, FetchError, Fetched, Fetcher, Located, Quiet, Split};
 use crate::ops::rows::ID;
-use crate::ops::{Fields, ResolveCx, did_you_mean, list};
+use crate::ops::{Fields, ResolveCx, SplitName, did_you_mean, list};
 use indexmap::IndexMap;
 use serde_json::json;
 use std::fmt;
@@ -37,6 +37,8 @@ pub struct Found {
     pub rows: Option<u64>,
     /// Why there is nothing.
     pub missing: Option<Problem>,
+    /// Set when the files are known and not here.
+    pub to_fetch: Option<SplitName>,
     /// What decides the rows besides the content of [`Found::digested`].
     pub canonical: serde_json::Value,
     /// The content is known by the manifest's checksums.
@@ -135,7 +137,7 @@ impl Origin {
             Self::Path { path, reading } => find_path(path, *reading, wishes, cx.look_at_files),
             Self::Dataset { name, split } => {
                 let (fetcher, split) = self.manifest(name, split.as_ref(), cx)?;
-                let (manifest, split) = split.of(&fetcher)?;
+                let (manifest, split) = in_catalog(&split, &fetcher)?;
                 let wishes = with_manifest(wishes, manifest, split, name.span, cx)?;
                 find_split(&fetcher, manifest, split, wishes, cx.look_at_files)
             }
@@ -148,7 +150,7 @@ impl Origin {
         name: &Spanned<String>,
         split: Option<&Spanned<String>>,
         cx: &mut ResolveCx<'_>,
-    ) -> Option<(Arc<Fetcher>, Name)> {
+    ) -> Option<(Arc<Fetcher>, SplitName)> {
         let Some(fetcher) = cx.datasets.cloned() else {
             cx.error(
                 Diagnostic::error("unknown-dataset", "no data sets are known here")
@@ -173,7 +175,7 @@ impl Origin {
                 Some(split) => manifest.split(split).map_err(unknown(split.span))?.name.value.clone(),
                 None => only(manifest)?,
             };
-            Ok(Name { dataset: name.value.clone(), split })
+            Ok(SplitName { dataset: name.value.clone(), split })
         });
         match chosen {
             Ok(chosen) => Some((fetcher, chosen)),
@@ -184,7 +186,7 @@ impl Origin {
         }
     }
 
-    /// The files at run time; those of a data set are fetched if they are not here.
+    /// The files at run time. A data set's are fetched before a run begins; what has gone since then is fetched again.
     pub fn files(&self, found: &Found) -> Result<Vec<DataFile>, RunError> {
         match (self, &found.fetcher) {
             (Self::Dataset { name, split }, Some(fetcher)) => {
@@ -209,17 +211,10 @@ fn no_split(name: &str) -> RunError {
     RunError::failed("unknown-dataset", format!("the data set `{name}` has no manifest here"))
 }
 
-/// A split by names, so that it can be found again in the catalog that the fetcher owns.
-struct Name {
-    dataset: String,
-    split: String,
-}
-
-impl Name {
-    fn of<'f>(&self, fetcher: &'f Fetcher) -> Option<(&'f DatasetManifest, &'f Split)> {
-        let manifest = fetcher.catalog.dataset(&self.dataset).ok()?;
-        Some((manifest, manifest.split(&self.split).ok()?))
-    }
+/// A split of the catalog that the fetcher owns.
+fn in_catalog<'f>(name: &SplitName, fetcher: &'f Fetcher) -> Option<(&'f DatasetManifest, &'f Split)> {
+    let manifest = fetcher.catalog.dataset(&name.dataset).ok()?;
+    Some((manifest, manifest.split(&name.split).ok()?))
 }
 
 fn delimiter(fields: &Fields, diagnostics: &mut Diagnostics) -> Option<Option<u8>> {
@@ -281,6 +276,7 @@ fn find_path(path: &str, reading: Reading, wishes: &Wishes, look: bool) -> Resul
         wishes: wishes.clone(),
         rows: None,
         missing,
+        to_fetch: None,
         canonical: json!({ "stems": stems, "formats": how }),
         has_checksums: false,
         fetcher: None,
@@ -302,6 +298,7 @@ fn find_split(
         wishes,
         rows: split.rows,
         missing: None,
+        to_fetch: None,
         canonical,
         has_checksums,
         fetcher: Some(fetcher.clone()),
@@ -317,7 +314,11 @@ fn find_split(
                 found.missing = Some(problem("file-missing", error));
                 return Ok(found);
             }
-            Located::Absent { problem: None, .. } => return Ok(found),
+            Located::Absent { problem: None, .. } => {
+                let (dataset, split) = (manifest.name.value.clone(), split.name.value.clone());
+                found.to_fetch = Some(SplitName { dataset, split });
+                return Ok(found);
+            }
         }
     }
     found.files = Some(fetched(here)?);

@@ -206,7 +206,7 @@ fn extrapolate(file: &DataFile, rows: u64, bytes: usize) -> Option<u64> {
 fn run_problem(error: RunError) -> Problem {
     match error {
         RunError::Failed { code, message, help } => Problem { code, message, help },
-        other => Problem::new("unreadable-file", other.to_string()),
+        other => Problem::new("file-unreadable", other.to_string()),
     }
 }
 

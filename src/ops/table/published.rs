@@ -103,7 +103,7 @@ impl Published {
                 cx.error(
                     Diagnostic::error("file-unreadable", format!("cannot read the published values: {problem}"))
                         .at(self.path.span, "named here")
-                        .help("check the path; it is relative to the working directory"),
+                        .help(crate::config::RELATIVE),
                 );
                 return false;
             }

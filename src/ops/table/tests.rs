@@ -223,7 +223,7 @@ fn what_makes_no_sense_is_refused() {
 
     error [file-unreadable]: cannot read the published values: nowhere.csv: No such file or directory (os error 2)
       at: named here
-      help: check the path; it is relative to the working directory
+      help: a relative path is relative to the file that writes it; one of `-P`, to the working directory
     ");
 }
 

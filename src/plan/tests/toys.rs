@@ -2,8 +2,8 @@
 
 use crate::exec::{NodeCx, RunError};
 use crate::ops::{
-    Arity, Default, FROM, FieldKind, FieldSpec, Fields, InputSpec, OUT, OpSpec, Operator, OutputSpec, ResolveCx,
-    Resolved, is_string,
+    Arity, Default, FieldKind, FieldSpec, Fields, InputSpec, OpSpec, Operator, OutputSpec, ResolveCx, Resolved,
+    is_string,
 };
 use crate::plan::Estimate;
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
@@ -12,18 +12,7 @@ use std::sync::Arc;
 
 pub static TOYS: &[&OpSpec] = &[&ROWS, &SCORE, &HALVES, &GATHER, &DRAW, &SAVE];
 
-const BASE: OpSpec = OpSpec {
-    name: "",
-    summary: "",
-    doc: "",
-    version: 1,
-    inputs: FROM,
-    outputs: OUT,
-    fields: &[],
-    sink: false,
-    example: "",
-    build: |fields, _| Some(Box::new(Toy { fields: fields.clone() })),
-};
+const BASE: OpSpec = OpSpec { build: |fields, _| Some(Box::new(Toy { fields: fields.clone() })), ..OpSpec::BLANK };
 
 const LIMIT: FieldSpec =
     FieldSpec::new("limit", FieldKind::Int { min: 1, max: 1000 }, "rows").default(Default::Int(10));
