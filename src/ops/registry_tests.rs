@@ -39,7 +39,11 @@ fn everything_is_documented() {
         assert!(!op.summary.is_empty() && !op.summary.ends_with('.') && !op.summary.contains('\n'), "{}", op.name);
         assert!(op.summary.starts_with(|c: char| c.is_uppercase()), "{}", op.name);
         // "Keeps the rows ...": says what it does, and commands nobody.
-        assert!(op.summary.split(' ').next().is_some_and(|verb| verb.trim_end_matches(',').ends_with('s')), "{}", op.name);
+        assert!(
+            op.summary.split(' ').next().is_some_and(|verb| verb.trim_end_matches(',').ends_with('s')),
+            "{}",
+            op.name
+        );
         assert!(op.doc.trim().ends_with(['.', ':', '`', '|', ')']) && op.doc.len() > 80, "doc of `{}`", op.name);
         for input in op.inputs {
             assert!(!input.doc.is_empty(), "input `{}` of `{}`", input.name, op.name);
