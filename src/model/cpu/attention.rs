@@ -90,7 +90,7 @@ impl Attention {
     }
 
     /// The positions that the query at a position sees.
-    fn visible(&self, position: usize) -> Range<usize> {
+    pub(crate) fn visible(&self, position: usize) -> Range<usize> {
         self.window.map_or(0, |window| (position + 1).saturating_sub(window))..position + 1
     }
 }

@@ -105,6 +105,13 @@ impl PackedLinear {
         PackedLinear { out: inner, inner: out, format, panels, bias: None }
     }
 
+    /// The layer `dx = dy W` of the gradient with respect to the inputs, from the packed weights themselves and with
+    /// their format. A bias has no part in it.
+    pub fn transposed(&self) -> PackedLinear {
+        let panels = self.panels.transposed(self.out, self.inner);
+        PackedLinear { out: self.inner, inner: self.out, format: self.format, panels, bias: None }
+    }
+
     /// Adds a bias to the layer's outputs.
     ///
     /// # Panics
@@ -489,6 +496,8 @@ mod tests {
                 let back = PackedLinear::pack_transposed_rows(out, inner, format, row);
                 assert_eq!((back.out(), back.inner()), (inner, out));
                 let expected = PackedLinear::pack_f32(&transposed, inner, out, format);
+                let own = PackedLinear::pack_f32(&w, out, inner, format).transposed();
+                assert_eq!(bits(&forward(&own, Isa::best(), &dy, m)), bits(&forward(&back, Isa::best(), &dy, m)));
                 assert_eq!(forward(&back, Isa::best(), &dy, m), forward(&expected, Isa::best(), &dy, m));
             }
         }

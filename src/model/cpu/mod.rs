@@ -15,10 +15,14 @@
 #[cfg(target_arch = "x86_64")]
 mod amx;
 mod attention;
+mod attention_backward;
 mod bf16;
 mod cache;
+mod cross_entropy;
+mod gradients;
 mod isa;
 mod linear;
+mod lora;
 mod nll;
 mod panels;
 mod rows;
@@ -28,9 +32,13 @@ mod testing;
 mod tile;
 
 pub use attention::{Attention, Queries};
+pub use attention_backward::attention_backward;
 pub use cache::KvCache;
+pub use cross_entropy::label_nll_backward;
+pub use gradients::{rms_norm_backward, rms_norm_heads_backward, swiglu_backward};
 pub use isa::{Isa, IsaError, KERNEL_VARIABLE, Path};
 pub use linear::PackedLinear;
+pub use lora::{LowRank, LowRankGradient};
 pub use nll::label_nll;
 pub use panels::Format;
 pub use rows::{Heads, Rotary, RotaryLayout, Rows, add_rms_norm, rms_norm, rms_norm_heads, swiglu};

@@ -10,9 +10,23 @@ pub(crate) const CHUNK: usize = 256;
 
 /// Part of a softmax: the greatest logit of a chunk and the sum of `exp(logit - greatest)`.
 #[derive(Debug, Clone, Copy)]
-struct Part {
+pub(crate) struct Part {
     greatest: f32,
     sum: f32,
+}
+
+impl Part {
+    /// The greatest logit and the sum of `exp(logit - greatest)` over all chunks, in their order.
+    pub(crate) fn merged(parts: &[Part]) -> (f32, f64) {
+        let greatest = parts.iter().map(|part| part.greatest).fold(f32::NEG_INFINITY, f32::max);
+        let sum = parts.iter().map(|part| f64::from(part.sum) * f64::from(part.greatest - greatest).exp()).sum();
+        (greatest, sum)
+    }
+
+    /// Of a softmax's label.
+    pub(crate) fn nll((greatest, sum): (f32, f64), label: f32) -> f32 {
+        (f64::from(greatest) - f64::from(label) + sum.ln()) as f32
+    }
 }
 
 /// `-ln softmax(hidden · outputᵀ)[label]` per row, in nats; hidden is `[labels.len(), output.inner()]`.
@@ -49,14 +63,11 @@ pub fn label_nll(isa: Isa, hidden: &[f32], output: &PackedLinear, labels: &[u32]
         }
     });
     for (row, nll) in nll.iter_mut().enumerate() {
-        let parts = &parts[row * chunks..][..chunks];
-        let greatest = parts.iter().map(|part| part.greatest).fold(f32::NEG_INFINITY, f32::max);
-        let sum: f64 = parts.iter().map(|part| f64::from(part.sum) * f64::from(part.greatest - greatest).exp()).sum();
-        *nll = (f64::from(greatest) - f64::from(of_label[row]) + sum.ln()) as f32;
+        *nll = Part::nll(Part::merged(&parts[row * chunks..][..chunks]), of_label[row]);
     }
 }
 
-struct PartOf<'a>(&'a [f32]);
+pub(crate) struct PartOf<'a>(pub &'a [f32]);
 
 impl Kernel for PartOf<'_> {
     type Output = Part;

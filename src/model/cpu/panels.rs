@@ -3,6 +3,7 @@
 use super::linear::Target;
 use half::bf16;
 use rayon::prelude::*;
+use std::convert::Infallible;
 
 /// How the weights of a [`PackedLinear`](super::PackedLinear) are kept, and what the product is computed in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -166,6 +167,46 @@ impl Panels {
                 );
                 Panels::Bf16 { lines, pairs }
             }
+        }
+    }
+
+    /// The transpose of panels with `out` outputs of `inner` inputs: those of the layer `dx = dy W`.
+    pub(crate) fn transposed(&self, out: usize, inner: usize) -> Panels {
+        let panels = inner.div_ceil(16);
+        let done = match self {
+            Panels::F32(lines) => build(panels, out, |panel, write| {
+                for j in 0..out {
+                    let weight = |lane: usize| match panel * 16 + lane {
+                        k if k < inner => lines[j / 16 * inner + k].0[j % 16],
+                        _ => 0.0,
+                    };
+                    write(j, std::array::from_fn(weight));
+                }
+                Ok::<(), Infallible>(())
+            })
+            .map(Panels::F32),
+            Panels::Bf16 { lines, pairs: own } => {
+                let pairs = pairs(out);
+                let weight = |j: usize, k: usize| match j < out && k < inner {
+                    true => lines[j / 16 * own + k / 2].0[j % 16] >> (k % 2 * 16) & 0xffff,
+                    false => 0,
+                };
+                build(panels, pairs, |panel, write| {
+                    for i in 0..pairs {
+                        let line = |lane| {
+                            let k = panel * 16 + lane;
+                            weight(2 * i, k) | weight(2 * i + 1, k) << 16
+                        };
+                        write(i, std::array::from_fn(line));
+                    }
+                    Ok::<(), Infallible>(())
+                })
+                .map(|lines| Panels::Bf16 { lines, pairs })
+            }
+        };
+        match done {
+            Ok(panels) => panels,
+            Err(never) => match never {},
         }
     }
 

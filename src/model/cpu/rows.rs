@@ -60,7 +60,7 @@ impl Heads {
 }
 
 /// Calls `f` for every row, in parallel where that pays.
-fn for_each_row(x: &mut [f32], width: usize, f: impl Fn((usize, &mut [f32])) + Send + Sync) {
+pub(crate) fn for_each_row(x: &mut [f32], width: usize, f: impl Fn((usize, &mut [f32])) + Send + Sync) {
     if width == 0 {
         return;
     }
@@ -127,7 +127,7 @@ struct NormInPlace<'a> {
 
 /// What a row is multiplied by before the weights.
 #[inline(always)]
-fn norm_scale<S: Simd>(s: S, x: &[f32], epsilon: f32) -> f32 {
+pub(crate) fn norm_scale<S: Simd>(s: S, x: &[f32], epsilon: f32) -> f32 {
     let mut sum = s.splat(0.0);
     let (chunks, rest) = x.as_chunks::<16>();
     for chunk in chunks {
@@ -251,6 +251,12 @@ impl Rotary {
             cos: angles().map(|angle| angle.cos() as f32 * magnitude).collect(),
             sin: angles().map(|angle| angle.sin() as f32 * magnitude).collect(),
         }
+    }
+
+    /// The angles turned back: applied to gradients of turned values, it gives those of the values before.
+    pub fn inverse(&self) -> Rotary {
+        let sin = self.sin.iter().map(|sin| -sin).collect();
+        Rotary { layout: self.layout, pairs: self.pairs, cos: self.cos.clone(), sin }
     }
 
     /// Turns heads in place; row r of x stands at position r of the table.
