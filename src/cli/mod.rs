@@ -6,6 +6,7 @@
 use clap::{Parser, Subcommand};
 use std::process::ExitCode;
 
+mod bench;
 mod check;
 mod common;
 mod completions;
@@ -41,6 +42,7 @@ enum Command {
     Fetch(fetch::Args),
     Store(store::Args),
     Schema(schema::Args),
+    Bench(bench::Args),
     Completions(completions::Args),
     #[command(hide = true)]
     Docs(docs::Args),
@@ -69,6 +71,7 @@ pub fn main() -> ExitCode {
         Command::Fetch(args) => fetch::run(args),
         Command::Store(args) => store::run(args),
         Command::Schema(args) => schema::run(args),
+        Command::Bench(args) => bench::run(args),
         Command::Completions(args) => completions::run(args),
         Command::Docs(args) => docs::run(args),
     };

@@ -6,7 +6,7 @@ use super::decoder::Decoder;
 use super::error::{Doing, Result, bad_file};
 use super::files::{ModelFiles, Precision, WeightFiles};
 use super::gguf::GgufFile;
-use super::kernels::{self, Forest};
+use super::kernels::{self, Forest, Kernels};
 use super::tokenizer::Tokenizer;
 use super::weights::Weights;
 use super::{ScoreFailure, ScoreRequest, Scored};
@@ -220,6 +220,16 @@ pub struct LanguageModel {
 
 impl LanguageModel {
     pub fn load(files: &ModelFiles, text: Arc<TextModel>, device: &Device) -> Result<Self> {
+        Self::load_with(files, text, device, kernels::select(device, files.precision)?)
+    }
+
+    /// Loads a model for certain kernels.
+    pub fn load_with(
+        files: &ModelFiles,
+        text: Arc<TextModel>,
+        device: &Device,
+        kernels: Arc<dyn Kernels>,
+    ) -> Result<Self> {
         let config = &text.config;
         let weights = match &files.weights {
             WeightFiles::Gguf(file) => {
@@ -230,7 +240,7 @@ impl LanguageModel {
             }
             WeightFiles::Safetensors(shards) => Weights::safetensors(shards, files.precision, device)?,
         };
-        let decoder = Decoder::load(&weights, config, kernels::select(device, files.precision)?, device)?;
+        let decoder = Decoder::load(&weights, config, kernels, device)?;
         Ok(Self { text, decoder, on_cpu: device.is_cpu() })
     }
 

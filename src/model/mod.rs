@@ -18,6 +18,7 @@ mod gguf;
 pub mod kernels;
 mod lane;
 mod language_model;
+pub mod measure;
 mod rope;
 #[doc(hidden)]
 pub mod synthetic;
