@@ -16,44 +16,44 @@ type TensorResult<T> = candle_core::Result<T>;
 /// A loaded decoder with its language-model head.
 #[derive(Debug)]
 pub struct Decoder {
-    embed_tokens: Tensor,
-    layers: Vec<Layer>,
-    norm: Norm,
-    lm_head: Arc<dyn FrozenLinear>,
-    inverse_frequencies: Vec<f32>,
-    kernels: Arc<dyn Kernels>,
-    device: Device,
+    pub(super) embed_tokens: Tensor,
+    pub(super) layers: Vec<Layer>,
+    pub(super) norm: Norm,
+    pub(super) lm_head: Arc<dyn FrozenLinear>,
+    pub(super) inverse_frequencies: Vec<f32>,
+    pub(super) kernels: Arc<dyn Kernels>,
+    pub(super) device: Device,
 }
 
 #[derive(Debug)]
-struct Layer {
-    input_layernorm: Norm,
-    self_attn: Attention,
-    post_attention_layernorm: Norm,
-    mlp: Mlp,
+pub(super) struct Layer {
+    pub(super) input_layernorm: Norm,
+    pub(super) self_attn: Attention,
+    pub(super) post_attention_layernorm: Norm,
+    pub(super) mlp: Mlp,
 }
 
 #[derive(Debug)]
-struct Attention {
+pub(super) struct Attention {
     /// `q_proj`, `k_proj` and `v_proj` side by side.
-    qkv_proj: Arc<dyn FrozenLinear>,
-    o_proj: Arc<dyn FrozenLinear>,
-    q_norm: Option<Norm>,
-    k_norm: Option<Norm>,
-    shape: AttentionShape,
+    pub(super) qkv_proj: Arc<dyn FrozenLinear>,
+    pub(super) o_proj: Arc<dyn FrozenLinear>,
+    pub(super) q_norm: Option<Norm>,
+    pub(super) k_norm: Option<Norm>,
+    pub(super) shape: AttentionShape,
 }
 
 #[derive(Debug)]
-struct Mlp {
+pub(super) struct Mlp {
     /// `gate_proj` and `up_proj` side by side.
-    gate_up_proj: Arc<dyn FrozenLinear>,
-    down_proj: Arc<dyn FrozenLinear>,
+    pub(super) gate_up_proj: Arc<dyn FrozenLinear>,
+    pub(super) down_proj: Arc<dyn FrozenLinear>,
 }
 
 #[derive(Debug)]
-struct Norm {
-    weight: Tensor,
-    eps: f32,
+pub(super) struct Norm {
+    pub(super) weight: Tensor,
+    pub(super) eps: f32,
 }
 
 /// Loads tensors below a prefix of names.
@@ -239,11 +239,16 @@ impl Mlp {
 }
 
 impl Norm {
-    fn forward(&self, x: &Tensor, kernels: &dyn Kernels) -> TensorResult<Tensor> {
+    pub(super) fn forward(&self, x: &Tensor, kernels: &dyn Kernels) -> TensorResult<Tensor> {
         kernels.rms_norm(x, &self.weight, self.eps)
     }
 
-    fn add_forward(&self, x: &Tensor, delta: &Tensor, kernels: &dyn Kernels) -> TensorResult<(Tensor, Tensor)> {
+    pub(super) fn add_forward(
+        &self,
+        x: &Tensor,
+        delta: &Tensor,
+        kernels: &dyn Kernels,
+    ) -> TensorResult<(Tensor, Tensor)> {
         kernels.add_rms_norm(x, delta, &self.weight, self.eps)
     }
 }

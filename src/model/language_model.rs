@@ -249,6 +249,11 @@ impl LanguageModel {
         Self { text, decoder, on_cpu: true }
     }
 
+    /// What computes it.
+    pub fn decoder(&self) -> &Decoder {
+        &self.decoder
+    }
+
     /// Scores encoded rows, in their order. `stopping` is asked between batches.
     pub fn score(
         &self,

@@ -23,6 +23,7 @@ mod rope;
 #[doc(hidden)]
 pub mod synthetic;
 pub mod tokenizer;
+pub mod train;
 pub mod weights;
 
 pub use device::{DEVICE_VARIABLE, DeviceChoice};

@@ -12,7 +12,7 @@ use std::sync::Arc;
 const ROWS: &str = include_str!("../../tests/golden/smollm2_135m_rows.json");
 
 /// The model's files. Where they are not here and cannot be fetched, a test says so and is skipped, but for in CI.
-fn files(dtype: &str) -> Option<ModelFiles> {
+pub(super) fn files(dtype: &str) -> Option<ModelFiles> {
     let span = Span::new(SourceId(0), 0, 0);
     let decl = ModelDecl {
         name: "student".into(),
@@ -55,7 +55,7 @@ fn score(model: &LanguageModel, rows: &[ScoreRequest]) -> Vec<Scored> {
     scored.into_iter().map(Result::unwrap).collect()
 }
 
-fn load(files: &ModelFiles) -> LanguageModel {
+pub(super) fn load(files: &ModelFiles) -> LanguageModel {
     LanguageModel::load(files, Arc::new(TextModel::load(files).unwrap()), &Device::Cpu).unwrap()
 }
 

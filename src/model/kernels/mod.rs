@@ -8,10 +8,12 @@
 //! a model is loaded. Weights never change after loading, so an implementation may keep them in whatever layout
 //! suits its matrix product.
 
+mod backward;
 mod native;
 mod packing;
 mod portable;
 
+pub use backward::{Backward, Dropout, LowRankUpdate};
 pub use native::Native;
 pub use packing::{Forest, Packing, Run, common};
 pub use portable::Portable;
@@ -96,6 +98,16 @@ pub trait FrozenLinear: Debug + Send + Sync {
     /// `-log softmax(forward(hidden))[label]` for each row of `hidden` `[labels, in]`, without ever holding the logits
     /// of more than a bounded number of rows. The softmax is taken in float32 or better.
     fn label_nll(&self, hidden: &Tensor, labels: &[u32]) -> Result<Vec<f32>>;
+
+    /// The gradient of the inputs, `dx = dy W`, from that of the outputs: `[tokens, out]` to `[tokens, in]`.
+    fn backward(&self, _dy: &Tensor) -> Result<Tensor> {
+        candle_core::bail!("these weights cannot be trained through")
+    }
+
+    /// What [`FrozenLinear::label_nll`] gives, and `weight` times its gradient: `[labels, in]`.
+    fn label_nll_backward(&self, _hidden: &Tensor, _labels: &[u32], _weight: f32) -> Result<(Vec<f32>, Tensor)> {
+        candle_core::bail!("these weights cannot be trained through")
+    }
 }
 
 /// Rotary angles of one batch's tokens.
@@ -110,7 +122,7 @@ pub enum Angles {
 }
 
 /// One implementation of everything that a decoder computes. Activations are `[tokens, width]`.
-pub trait Kernels: Debug + Send + Sync {
+pub trait Kernels: Backward + Debug + Send + Sync {
     /// For logs and benchmarks.
     fn name(&self) -> &'static str;
 

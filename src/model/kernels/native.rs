@@ -1,5 +1,7 @@
 //! Our own kernels for the processor behind the seam.
 
+mod backward;
+
 use super::{Angles, AttentionShape, FrozenLinear, Kernels, LayerCache, Matrix, Packing, Part, Turned};
 use crate::model::cpu::{
     self, Attention, Format, Heads, Isa, KvCache, PackedLinear, Queries, Rotary, RotaryLayout, Rows,
@@ -7,7 +9,7 @@ use crate::model::cpu::{
 use crate::model::files::Precision;
 use candle_core::{CpuStorage, DType, Device, Layout, Result, Storage, Tensor};
 use half::bf16;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 /// Activations are float32; products with bfloat16 weights round their inputs to it and sum in float32.
 #[derive(Debug)]
@@ -19,6 +21,8 @@ pub struct Native {
 #[derive(Debug)]
 struct Linear {
     packed: PackedLinear,
+    /// For gradients; packed when the first is asked for.
+    transposed: OnceLock<PackedLinear>,
     isa: Isa,
 }
 
@@ -86,6 +90,14 @@ impl FrozenLinear for Linear {
         })?;
         Ok(nll)
     }
+
+    fn backward(&self, dy: &Tensor) -> Result<Tensor> {
+        self.input_gradient(dy)
+    }
+
+    fn label_nll_backward(&self, hidden: &Tensor, labels: &[u32], weight: f32) -> Result<(Vec<f32>, Tensor)> {
+        self.label_gradient(hidden, labels, weight)
+    }
 }
 
 impl Kernels for Native {
@@ -118,7 +130,7 @@ impl Kernels for Native {
             }
             packed = packed.with_bias(biases);
         }
-        Ok(Arc::new(Linear { packed, isa: self.isa }))
+        Ok(Arc::new(Linear { packed, transposed: OnceLock::new(), isa: self.isa }))
     }
 
     fn angles(&self, frequencies: &[f32], positions: &[u32]) -> Result<Angles> {

@@ -1,6 +1,8 @@
 //! Kernels out of the tensor library's own operations: runs on every device it knows, and is what faster kernels
 //! are measured against.
 
+mod backward;
+
 use super::{Angles, AttentionShape, FrozenLinear, Kernels, LayerCache, Matrix, Packing, Part, Turned};
 use crate::model::files::Precision;
 use candle_core::quantized::QMatMul;
@@ -64,6 +66,14 @@ impl FrozenLinear for Linear {
             nll.extend(nll_of_logits(&logits.to_dtype(DType::F32)?, chunk)?);
         }
         Ok(nll)
+    }
+
+    fn backward(&self, dy: &Tensor) -> Result<Tensor> {
+        self.input_gradient(dy)
+    }
+
+    fn label_nll_backward(&self, hidden: &Tensor, labels: &[u32], weight: f32) -> Result<(Vec<f32>, Tensor)> {
+        self.label_gradient(hidden, labels, weight)
     }
 }
 
