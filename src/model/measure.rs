@@ -1,5 +1,7 @@
 //! Where the time of a pass goes: kernels that count what they do.
 
+mod backward;
+
 use super::kernels::{Angles, AttentionShape, FrozenLinear, Kernels, LayerCache, Packing, Part, Turned};
 use candle_core::{DType, Result, Tensor};
 use std::sync::Arc;
@@ -36,7 +38,7 @@ impl Meter {
 /// What a decoder did since it was loaded.
 #[derive(Debug, Default)]
 pub struct Meters {
-    /// Linear layers of the decoder.
+    /// Linear layers of the decoder and their updates.
     pub products: Meter,
     /// Attention, with rotary positions and the copying of keys and values.
     pub attention: Meter,
@@ -97,6 +99,24 @@ impl FrozenLinear for MeasuredLinear {
     fn label_nll(&self, hidden: &Tensor, labels: &[u32]) -> Result<Vec<f32>> {
         self.time(hidden, || self.layer.label_nll(hidden, labels))?
     }
+
+    fn backward(&self, dy: &Tensor) -> Result<Tensor> {
+        self.time(dy, || self.layer.backward(dy))?
+    }
+
+    fn label_nll_backward(&self, hidden: &Tensor, labels: &[u32], weight: f32) -> Result<(Vec<f32>, Tensor)> {
+        let meter = if self.head { &self.meters.head } else { &self.meters.products };
+        let operations = 4 * hidden.dim(0)? * self.inputs * self.outputs;
+        meter.time(operations as u64, || self.layer.label_nll_backward(hidden, labels, weight))
+    }
+}
+
+/// Of scores and of weighted sums.
+fn attention_operations(shape: &AttentionShape, packing: &Packing) -> u64 {
+    let seen = |position: usize| (position + 1).min(shape.window.unwrap_or(usize::MAX));
+    let positions = packing.runs().iter().flat_map(|run| run.start..run.end());
+    let pairs: usize = positions.map(seen).sum();
+    (4 * pairs * shape.heads * shape.head_dim) as u64
 }
 
 /// More outputs than any layer inside a decoder has for its inputs.
@@ -149,12 +169,8 @@ impl Kernels for Measured {
         packing: &Packing,
         kept: &mut [Option<&mut LayerCache>],
     ) -> Result<Tensor> {
-        let seen = |position: usize| (position + 1).min(shape.window.unwrap_or(usize::MAX));
-        let positions = packing.runs().iter().flat_map(|run| run.start..run.end());
-        let pairs: usize = positions.map(seen).sum();
-        let operations = 4 * pairs * shape.heads * shape.head_dim;
         let work = || self.kernels.attention(qkv, turned, shape, packing, kept);
-        self.meters.attention.time(operations as u64, work)
+        self.meters.attention.time(attention_operations(shape, packing), work)
     }
 
     fn swiglu(&self, gate_up: &Tensor) -> Result<Tensor> {
