@@ -115,8 +115,8 @@ impl Progress {
                     0 => String::new(),
                     n => format!(", {n} in quarantine"),
                 };
-                let rows = number(counts.rows_out);
-                self.line(&format!("  done      {name}: {rows} rows{quarantined}, {}", duration(counts.seconds)));
+                let rows = rows(counts.rows_out);
+                self.line(&format!("  done      {name}: {rows}{quarantined}, {}", duration(counts.seconds)));
             }
             ("failed", Some(message)) => self.line(&format!("  failed    {name}: {message}")),
             _ => {}
@@ -217,7 +217,7 @@ fn describe(name: &NodeName, running: &Running, width: usize) -> String {
     let rate = running.rate();
     let rows = match total {
         Some(total) => format!("{}/{}", number(counts.done), number(total)),
-        None => format!("{} rows", number(counts.done)),
+        None => self::rows(counts.done),
     };
     let speed = rate.map_or(String::new(), |r| format!("{}/s", speed(r)));
     let left = match (total, rate) {
@@ -272,6 +272,11 @@ fn bar(share: f64) -> String {
 
 fn speed(rate: f64) -> String {
     if rate < 10.0 { format!("{rate:.1}") } else { number(rate as u64) }
+}
+
+/// `1 row`, `12 345 rows`.
+pub fn rows(n: u64) -> String {
+    format!("{} {}", number(n), if n == 1 { "row" } else { "rows" })
 }
 
 /// `1,234,567`, shortened from ten millions on.

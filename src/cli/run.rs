@@ -213,7 +213,7 @@ fn headline(report: &RunReport) -> String {
         return format!("{name}: everything is cached ({cached} nodes), nothing to run, in {took}");
     }
     let rows = report.nodes.iter().filter(|n| n.outcome == NodeOutcome::Ran).map(|n| n.rows_out).sum();
-    let mut parts = vec![format!("{ran} nodes run ({} rows)", number(rows))];
+    let mut parts = vec![format!("{ran} nodes run ({})", super::progress::rows(rows))];
     let others = [("cached", cached), ("skipped", count("skipped")), ("failed", count("failed"))];
     let stopped = [("not run", count("cancelled")), ("stopped", count("interrupted"))];
     parts.extend(others.into_iter().chain(stopped).filter(|(_, n)| *n > 0).map(|(word, n)| format!("{n} {word}")));

@@ -261,7 +261,7 @@ fn print_input(store: &Store, input: &crate::store::manifest::InputRef, depth: u
         return;
     };
     let m = &artifact.manifest;
-    println!("{head}  {}, {} rows", m.op, m.rows_out());
+    println!("{head}  {}, {}", m.op, super::progress::rows(m.rows_out()));
     for (name, value) in m.ingredients.iter().filter(|(n, _)| n.starts_with("file:") || n.starts_with("model:")) {
         println!("{indent}  {name}  {}", shorten(value));
     }

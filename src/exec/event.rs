@@ -126,7 +126,7 @@ pub struct Meter {
     pub wait_in: Clock,
     pub wait_out: Clock,
     pub store: Clock,
-    /// As the operator says.
+    /// As the operator says; `u64::MAX` as long as it says nothing.
     pub done: AtomicU64,
     /// `u64::MAX` where unknown.
     pub total: AtomicU64,
@@ -167,7 +167,7 @@ impl Meter {
             wait_in: Clock::default(),
             wait_out: Clock::default(),
             store: Clock::default(),
-            done: zero(),
+            done: AtomicU64::new(u64::MAX),
             total: AtomicU64::new(expected.unwrap_or(u64::MAX)),
         }
     }
@@ -196,7 +196,7 @@ impl Meter {
             batches_out: get(&self.batches_out),
             quarantined: get(&self.quarantined),
             tokens: get(&self.tokens),
-            done: Some(get(&self.done)).filter(|d| *d > 0).unwrap_or(rows_out.max(rows_in)),
+            done: Some(get(&self.done)).filter(|d| *d != u64::MAX).unwrap_or(rows_out.max(rows_in)),
             total: self.total(),
             seconds,
             busy_seconds: (seconds - wait_in - wait_out - store).max(0.0),

@@ -1,15 +1,14 @@
 //! `concat`: the rows of several inputs, one after another.
 
 use super::expression::type_word;
-use super::rows::{ID, arrow_failed, batches, id_field};
+use super::gather::{self, NOTE, free_axes};
+use super::rows::{ID, batches, id_field};
 use super::{
     Arity, Default, FieldKind, FieldSpec, Fields, InputSpec, OUT, OpSpec, Operator, ResolveCx, Resolved, list,
 };
 use crate::diag::{Diagnostic, Diagnostics, Span};
-use crate::exec::{NodeCx, RunError, RunInput};
-use crate::plan::{Estimate, InputInfo, NodeName};
-use arrow::array::{ArrayRef, RecordBatch, StringArray, new_null_array};
-use arrow::compute::cast;
+use crate::exec::{NodeCx, RunError};
+use crate::plan::{Estimate, InputInfo};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use serde_json::json;
 use std::sync::Arc;
@@ -51,9 +50,6 @@ write "all-file" from="all" path="all.jsonl"
     build,
 };
 
-/// The column that says why there are no rows.
-const NOTE: &str = "note";
-
 #[derive(Debug)]
 struct Concat {
     union: bool,
@@ -69,17 +65,6 @@ fn build(fields: &Fields, _: &mut Diagnostics) -> Option<Box<dyn Operator>> {
         how_span: fields.span_of("how"),
         bind_span: fields.span_of("bind"),
     }))
-}
-
-/// The axes of the producers that the consumer lacks, in the order in which they are met.
-pub fn free_axes<'a>(producers: impl Iterator<Item = &'a NodeName>, consumer: &NodeName) -> Vec<String> {
-    let mut axes: Vec<String> = Vec::new();
-    for (axis, _) in producers.flat_map(|p| &p.bindings.0) {
-        if consumer.bindings.get(axis).is_none() && !axes.contains(axis) {
-            axes.push(axis.clone());
-        }
-    }
-    axes
 }
 
 /// The inputs' columns by name, each nullable where one of them lets it be.
@@ -236,54 +221,21 @@ impl Operator for Concat {
         };
         for (index, input) in cx.inputs().iter().enumerate() {
             match &input.skipped {
-                Some(reason) if self.bind => cx.emit(0, note_row(&schema, &axes, input, reason)?)?,
+                Some(reason) if self.bind => {
+                    let id = format!("skipped:{}", input.producer);
+                    let texts = [(ID, id), (NOTE, reason.clone())];
+                    cx.emit(0, gather::stand_in(&schema, &axes, &input.producer, &texts)?)?;
+                }
                 Some(_) => {}
                 None => {
                     for batch in batches(cx, index)? {
-                        cx.emit(0, fitted(&batch?, &schema, &axes, &input.producer)?)?;
+                        cx.emit(0, gather::fitted(&batch?, &schema, &axes, &input.producer)?)?;
                     }
                 }
             }
         }
         Ok(())
     }
-}
-
-/// A batch in the columns of the output.
-pub fn fitted(
-    batch: &RecordBatch,
-    schema: &SchemaRef,
-    axes: &[String],
-    producer: &NodeName,
-) -> Result<RecordBatch, RunError> {
-    let rows = batch.num_rows();
-    let column = |field: &Arc<Field>| -> Result<ArrayRef, arrow::error::ArrowError> {
-        if axes.contains(field.name()) {
-            let value = producer.bindings.get(field.name());
-            return Ok(Arc::new(StringArray::from(vec![value; rows])));
-        }
-        match batch.column_by_name(field.name()) {
-            Some(array) if array.data_type() == field.data_type() => Ok(array.clone()),
-            Some(array) => cast(array, field.data_type()),
-            None => Ok(new_null_array(field.data_type(), rows)),
-        }
-    };
-    let columns = schema.fields().iter().map(column).collect::<Result<_, _>>().map_err(arrow_failed)?;
-    RecordBatch::try_new(schema.clone(), columns).map_err(arrow_failed)
-}
-
-/// The row that stands for a skipped input.
-fn note_row(schema: &SchemaRef, axes: &[String], input: &RunInput, reason: &str) -> Result<RecordBatch, RunError> {
-    let column = |field: &Arc<Field>| -> ArrayRef {
-        let text = match field.name().as_str() {
-            ID => Some(format!("skipped:{}", input.producer)),
-            NOTE => Some(reason.to_string()),
-            axis if axes.iter().any(|a| a == axis) => input.producer.bindings.get(axis).map(str::to_string),
-            _ => return new_null_array(field.data_type(), 1),
-        };
-        Arc::new(StringArray::from(vec![text]))
-    };
-    RecordBatch::try_new(schema.clone(), schema.fields().iter().map(column).collect()).map_err(arrow_failed)
 }
 
 #[cfg(test)]

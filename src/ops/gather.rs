@@ -2,7 +2,6 @@
 //! the reader does not share with them, and a row with a `note` for each skipped one.
 
 use super::ResolveCx;
-use super::concat::free_axes;
 use super::rows::{arrow_failed, batches};
 use crate::diag::Diagnostic;
 use crate::exec::{NodeCx, RunError, RunInput};
@@ -14,6 +13,17 @@ use std::sync::Arc;
 
 /// The column that says why a row stands for something that is not there, or what to know about its numbers.
 pub const NOTE: &str = "note";
+
+/// The axes of the producers that the consumer lacks, in the order in which they are met.
+pub fn free_axes<'a>(producers: impl Iterator<Item = &'a NodeName>, consumer: &NodeName) -> Vec<String> {
+    let mut axes: Vec<String> = Vec::new();
+    for (axis, _) in producers.flat_map(|p| &p.bindings.0) {
+        if consumer.bindings.get(axis).is_none() && !axes.contains(axis) {
+            axes.push(axis.clone());
+        }
+    }
+    axes
+}
 
 /// A column that has one type in one input and another in another.
 struct Clash {
@@ -113,13 +123,14 @@ pub fn rows(cx: &NodeCx, port: &'static str) -> Result<(SchemaRef, Gathered), Ru
     })?;
     let axes = free_axes(inputs.iter().map(|(_, i)| &i.producer), cx.node());
     let schema = with_extras(&columns, &axes, schemas.contains(&None));
-    Ok((schema.clone(), Gathered { cx: cx.clone(), schema, inputs: inputs.into_iter(), open: None }))
+    Ok((schema.clone(), Gathered { cx: cx.clone(), schema, axes, inputs: inputs.into_iter(), open: None }))
 }
 
 /// Batches of the gathered schema.
 pub struct Gathered {
     cx: NodeCx,
     schema: SchemaRef,
+    axes: Vec<String>,
     inputs: std::vec::IntoIter<(usize, RunInput)>,
     open: Option<(RunInput, crate::exec::BatchStream)>,
 }
@@ -131,13 +142,14 @@ impl Iterator for Gathered {
         loop {
             if let Some((input, stream)) = &mut self.open {
                 if let Some(batch) = stream.next() {
-                    return Some(batch.and_then(|b| conform(&b, input, &self.schema)));
+                    return Some(batch.and_then(|b| fitted(&b, &self.schema, &self.axes, &input.producer)));
                 }
                 self.open = None;
             }
             let (index, input) = self.inputs.next()?;
             if let Some(reason) = &input.skipped {
-                return Some(skipped_row(reason, &input, &self.schema));
+                let note = [(NOTE, format!("skipped: {reason}"))];
+                return Some(stand_in(&self.schema, &self.axes, &input.producer, &note));
             }
             match batches(&self.cx, index) {
                 Ok(stream) => self.open = Some((input, Box::new(stream))),
@@ -147,16 +159,21 @@ impl Iterator for Gathered {
     }
 }
 
-fn conform(batch: &RecordBatch, input: &RunInput, schema: &SchemaRef) -> Result<RecordBatch, RunError> {
-    let of_axis = |field: &Field| {
-        let lacking = batch.column_by_name(field.name()).is_none() && *field.data_type() == DataType::Utf8;
-        input.producer.bindings.get(field.name()).filter(|_| lacking)
+/// A batch in the columns of a schema, with the producer's values for the axes that the batch lacks.
+pub fn fitted(
+    batch: &RecordBatch,
+    schema: &SchemaRef,
+    axes: &[String],
+    producer: &NodeName,
+) -> Result<RecordBatch, RunError> {
+    let own = |field: &Arc<Field>| -> Result<ArrayRef, RunError> {
+        if axes.contains(field.name()) && batch.column_by_name(field.name()).is_none() {
+            let value = producer.bindings.get(field.name());
+            return Ok(Arc::new(StringArray::from(vec![value; batch.num_rows()])));
+        }
+        column(batch, field)
     };
-    let own = |field: &Arc<Field>| match of_axis(field) {
-        Some(value) => Ok(Arc::new(StringArray::from(vec![value; batch.num_rows()])) as ArrayRef),
-        None => column(batch, field),
-    };
-    let columns: Vec<ArrayRef> = schema.fields().iter().map(own).collect::<Result<_, _>>()?;
+    let columns = schema.fields().iter().map(own).collect::<Result<_, _>>()?;
     RecordBatch::try_new(schema.clone(), columns).map_err(arrow_failed)
 }
 
@@ -169,12 +186,18 @@ pub fn column(batch: &RecordBatch, field: &Field) -> Result<ArrayRef, RunError> 
     }
 }
 
-/// What stands for a skipped input: its axis values and the reason.
-fn skipped_row(reason: &str, input: &RunInput, schema: &SchemaRef) -> Result<RecordBatch, RunError> {
+/// The row that stands for a skipped input: its axis values, and texts by column.
+pub fn stand_in(
+    schema: &SchemaRef,
+    axes: &[String],
+    producer: &NodeName,
+    texts: &[(&str, String)],
+) -> Result<RecordBatch, RunError> {
     let column = |field: &Arc<Field>| -> ArrayRef {
-        match input.producer.bindings.get(field.name()) {
-            _ if field.name() == NOTE => Arc::new(StringArray::from(vec![format!("skipped: {reason}")])),
-            Some(value) if *field.data_type() == DataType::Utf8 => Arc::new(StringArray::from(vec![value])),
+        let text = texts.iter().find(|(name, _)| name == field.name()).map(|(_, text)| text.as_str());
+        let axis = || producer.bindings.get(field.name()).filter(|_| axes.contains(field.name()));
+        match text.or_else(axis) {
+            Some(text) if *field.data_type() == DataType::Utf8 => Arc::new(StringArray::from(vec![text])),
             _ => new_null_array(field.data_type(), 1),
         }
     };

@@ -15,6 +15,7 @@ use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use serde_json::json;
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 pub static SPEC: OpSpec = OpSpec {
     name: "score-ppl",
@@ -85,9 +86,12 @@ write "scores" from="scored" path="scores.parquet"
 /// Rows taken on at once, in the order of the input.
 const WINDOW_ROWS: usize = 512;
 const WINDOW_BYTES: u64 = 32 << 20;
-/// Characters of the rows that go to the model together. What is finished is journalled after each group, so this
-/// bounds what a crash can lose.
-const GROUP_CHARS: usize = 32_000;
+/// Characters of the rows that go to the model together: first, and at most.
+const FIRST_CHARS: usize = 2_000;
+const MOST_CHARS: usize = 256_000;
+/// What is finished is journalled after each group. So the time of one bounds what a crash can lose, and how long
+/// progress stands still.
+const GROUP_TIME: Duration = Duration::from_secs(3);
 /// For estimates before rows are read: a school problem with its worked answer.
 const TYPICAL_TOKENS: u64 = 256;
 /// For estimates: floating-point operations per second of a small machine.
@@ -170,7 +174,7 @@ impl Operator for ScorePpl {
         let journal = cx.journal(&scope)?;
         let context = lane.context()?;
         let limit = self.max_tokens.as_ref().map_or(context, |n| n.value.min(context));
-        let mut run = Scoring { op: self, cx, lane, journal, limit, done: 0 };
+        let mut run = Scoring { op: self, cx, lane, journal, limit, done: 0, chars: FIRST_CHARS };
         let mut windows = Slabs::new(cx.inputs()[0].schema.clone(), WINDOW_ROWS, WINDOW_BYTES);
         for batch in batches(cx, 0)? {
             for window in windows.push(&batch?).map_err(arrow_failed)? {
@@ -310,6 +314,8 @@ struct Scoring<'a> {
     limit: u32,
     /// Rows finished, of all windows.
     done: u64,
+    /// Characters of the next group.
+    chars: usize,
 }
 
 impl Scoring<'_> {
@@ -317,6 +323,7 @@ impl Scoring<'_> {
         let mut outcomes: Vec<Option<Outcome>> = vec![None; window.num_rows()];
         let mut pending = self.pending(window, &mut outcomes)?;
         self.done += outcomes.iter().flatten().count() as u64;
+        self.cx.progress(self.done, None);
         // Rows of like length together; the longest first, so that a lack of memory shows at once.
         pending.sort_by_key(|p| std::cmp::Reverse(p.chars));
         let mut rest = pending.as_slice();
@@ -324,8 +331,10 @@ impl Scoring<'_> {
             if self.cx.stopping() {
                 return Err(RunError::Interrupted);
             }
-            let (group, after) = rest.split_at(group_size(rest));
+            let (group, after) = rest.split_at(group_size(rest, self.chars));
+            let started = Instant::now();
             self.score(group, &mut outcomes)?;
+            self.chars = next_chars(group.iter().map(|p| p.chars).sum(), started.elapsed());
             rest = after;
         }
         let outcomes = outcomes.into_iter().map(|o| o.expect("every row is known, journalled or scored just now"));
@@ -410,12 +419,19 @@ impl Scoring<'_> {
     }
 }
 
+/// Characters of the next group, from those of the last and the time it took: twice or half as many at most, as a part
+/// of the time may have been spent on other nodes' rows.
+fn next_chars(last: usize, took: Duration) -> usize {
+    let wanted = last as f64 * (GROUP_TIME.as_secs_f64() / took.as_secs_f64().max(1e-3)).clamp(0.5, 2.0);
+    (wanted as usize).clamp(FIRST_CHARS, MOST_CHARS)
+}
+
 /// How many of the first rows go to the model together.
-fn group_size(pending: &[Pending]) -> usize {
+fn group_size(pending: &[Pending], most: usize) -> usize {
     let mut chars = 0;
     let fits = |p: &&Pending| {
         chars += p.chars;
-        chars <= GROUP_CHARS
+        chars <= most
     };
     pending.iter().take_while(fits).count().max(1)
 }

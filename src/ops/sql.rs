@@ -1,7 +1,7 @@
 //! `sql`: a polars SQL query over named inputs.
 
-use super::concat::{fitted, free_axes};
 use super::expression::{described, guarded, is_shallow};
+use super::gather::{fitted, free_axes};
 use super::polars_bridge::{BridgeError, from_frame, to_frame};
 use super::rows::{Held, ID, arrow_failed, batches, emit_in_batches, id_field, reject_row};
 use super::{
