@@ -2,6 +2,7 @@
 
 use super::common::{Compiler, PipelineArgs};
 use super::store::print_error;
+use crate::exec::RunError;
 use crate::graph::draw::{Format, draw};
 use crate::store::write_atomically;
 use std::path::{Path, PathBuf};
@@ -37,23 +38,33 @@ enum FormatArg {
 }
 
 impl Args {
-    fn format(&self) -> Format {
+    fn format(&self) -> Result<Format, RunError> {
         let ending = self.output.as_deref().and_then(Path::extension).map(|e| e.to_string_lossy().to_lowercase());
         match (self.format, ending.as_deref()) {
-            (Some(FormatArg::Svg), _) => Format::Svg,
-            (Some(FormatArg::Dot), _) | (None, Some("dot" | "gv")) => Format::Dot,
-            (Some(FormatArg::Mermaid), _) | (None, Some("mmd" | "mermaid" | "md")) => Format::Mermaid,
-            (None, _) => Format::Svg,
+            (Some(FormatArg::Svg), _) | (None, None | Some("svg")) => Ok(Format::Svg),
+            (Some(FormatArg::Dot), _) | (None, Some("dot" | "gv")) => Ok(Format::Dot),
+            (Some(FormatArg::Mermaid), _) | (None, Some("mmd" | "mermaid" | "md")) => Ok(Format::Mermaid),
+            (None, Some(other)) => {
+                Err(RunError::failed("unknown-format", format!("a graph cannot be written as `.{other}`"))
+                    .help("end the file in `.svg`, `.dot` or `.mmd`, or say `--format`"))
+            }
         }
     }
 }
 
 pub fn run(args: Args) -> u8 {
+    let format = match args.format() {
+        Ok(format) => format,
+        Err(error) => {
+            print_error(&error);
+            return super::WRONG_INPUT;
+        }
+    };
     let mut compiler = Compiler::new();
     let graph = compiler.graph(&args.pipeline).filter(|_| !compiler.diagnostics.has_errors());
     compiler.report();
     let Some(graph) = graph else { return super::WRONG_INPUT };
-    let picture = draw(&graph, args.format(), args.expand);
+    let picture = draw(&graph, format, args.expand);
     let Some(path) = &args.output else {
         print!("{picture}");
         return super::DONE;

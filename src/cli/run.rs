@@ -209,6 +209,9 @@ fn headline(report: &RunReport) -> String {
     let cached = count("cached") + count("not_needed") + count("shared");
     let took = duration(report.seconds);
     let name = &report.pipeline;
+    if report.nodes.is_empty() {
+        return format!("{name}: there is nothing to run");
+    }
     if ran == 0 && cached + count("skipped") == report.nodes.len() {
         return format!("{name}: everything is cached ({cached} nodes), nothing to run, in {took}");
     }

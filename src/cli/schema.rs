@@ -32,8 +32,9 @@ pub fn run(args: Args) -> u8 {
     for name in &args.names {
         if !contracts.iter().any(|(n, _)| n == name) {
             eprintln!("error[unknown-name]: there is no operator or data set `{name}`");
-            if let Some(near) = did_you_mean(name, contracts.iter().map(|(n, _)| *n)) {
-                eprintln!("\nhint: did you mean `{near}`?");
+            match did_you_mean(name, contracts.iter().map(|(n, _)| *n)) {
+                Some(near) => eprintln!("\nhint: did you mean `{near}`?"),
+                None => eprintln!("\nhint: `idiolect op list` and `idiolect fetch --list` show what there is"),
             }
             wrong = true;
         }

@@ -216,6 +216,11 @@ pub static CODES: &[Code] = &[
         "Make room (`idiolect store gc`) or give another place with `--store` or `--out`, then run the same command again: what is finished is kept.",
     ),
     code(
+        "docs-outdated",
+        "A generated page is not what the code gives",
+        "For developers: `idiolect docs --write` writes the pages anew.",
+    ),
+    code(
         "duplicate-bar",
         "Two rows give the same bar of a chart",
         "Name more columns in `x`, or a `series`, so that each bar has one row.",
@@ -408,6 +413,11 @@ pub static CODES: &[Code] = &[
         "The system allows no writing there",
         "Allow it, or give another place with `--store` (or `IDIOLECT_STORE`) and `--out`.",
     ),
+    code(
+        "no-rows",
+        "There is no row to work on",
+        "The files or the limit leave none. The message says where they were looked for.",
+    ),
     code("no-signals", "Ctrl-C cannot be watched for", "The system gave no signal handler."),
     code(
         "no-store",
@@ -476,6 +486,11 @@ pub static CODES: &[Code] = &[
         "published-values",
         "The file of published values cannot be used",
         "It is read again while running, and has changed or gone since the plan was made.",
+    ),
+    code(
+        "quarantine",
+        "More rows are in quarantine than a node tolerates",
+        "`quarantine.jsonl` in the run folder has the rows with their reasons. Mend them, or say with `tolerance` which share may go there. The exit code is 3.",
     ),
     code("reserved-column", "A column's name is taken", "`id` names the row and is set by `load`."),
     code(
@@ -566,8 +581,8 @@ pub static CODES: &[Code] = &[
     code("unknown-model", "No model has this name", "Declare it with `model`, or correct the name."),
     code(
         "unknown-name",
-        "A string mentions a name that means nothing here",
-        "`${name}` is a parameter, or an axis that this node keeps of its matrix.",
+        "A name means nothing here",
+        "In a string, `${name}` is a parameter, or an axis that this node keeps of its matrix.",
     ),
     code("unknown-operator", "There is no such operator or declaration", "`idiolect op list` shows all operators."),
     code("unknown-output", "A node has no such output", "The message lists its outputs."),
@@ -668,9 +683,27 @@ mod tests {
     #[test]
     fn every_code_in_use_is_explained() {
         let known: BTreeSet<&str> = CODES.iter().map(|c| c.code).collect();
-        let calls = ["Diagnostic::error(", "Diagnostic::warning(", "self.error(", "Problem::new(", "RunError::failed("];
+        let calls = [
+            "Diagnostic::error(",
+            "Diagnostic::warning(",
+            "self.error(",
+            "Problem::new(",
+            "RunError::failed(",
+            " problem(",
+        ];
+        // As messages print them, and where they stand in a value of their own.
+        let printed = |text: &str| -> Vec<String> {
+            let word = |c: char| c.is_ascii_lowercase() || c == '-';
+            let after = |mark: &'static str, end: char| {
+                let found = text.match_indices(mark).map(move |(at, _)| &text[at + mark.len()..]);
+                found.filter_map(move |rest| rest.split_once(end).map(|(code, _)| code)).filter(|c| c.chars().all(word))
+            };
+            after("\"error[", ']').chain(after(" code: \"", '"')).map(String::from).collect()
+        };
         for (path, text) in sources() {
-            for used in calls.iter().flat_map(|call| first_arguments(&text, call)) {
+            let called = calls.iter().flat_map(|call| first_arguments(&text, call)).map(String::from);
+            for used in called.chain(printed(&text)) {
+                let used = used.as_str();
                 assert!(known.contains(used), "`{used}` of {} is not in diag/codes.rs", path.display());
             }
         }
@@ -681,7 +714,9 @@ mod tests {
         let sources = sources();
         for code in CODES {
             let quoted = format!("\"{}\"", code.code);
-            assert!(sources.iter().any(|(_, text)| text.contains(&quoted)), "`{}` is used nowhere", code.code);
+            let printed = format!("error[{}]", code.code);
+            let used = |text: &str| text.contains(&quoted) || text.contains(&printed);
+            assert!(sources.iter().any(|(_, text)| used(text)), "`{}` is used nowhere", code.code);
         }
     }
 

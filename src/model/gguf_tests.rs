@@ -105,6 +105,20 @@ fn both_formats_give_the_same_tokens_and_the_same_bits() {
 }
 
 #[test]
+fn a_template_beside_a_gguf_file_goes_before_its_own() {
+    let folder = tempfile::tempdir().unwrap();
+    synthetic::write_model(folder.path(), 1).unwrap();
+    let mut files = write_gguf(folder.path(), GgmlDType::F32);
+    let row = request("2 + 2?", "4");
+    let prompt = |files: &ModelFiles| TextModel::load(files).unwrap().encode(&row, 100).unwrap().unwrap().prompt;
+    let own = prompt(&files);
+    let template = folder.path().join("chat_template.jinja");
+    std::fs::write(&template, "{% for m in messages %}{{ m.content }}{% endfor %}").unwrap();
+    files.companions.insert("chat_template.jinja".into(), template);
+    assert_eq!((own, prompt(&files)), (9, 6), "without <user>, <end> and <assistant>");
+}
+
+#[test]
 fn quantised_weights_are_used_as_they_are() {
     let folder = tempfile::tempdir().unwrap();
     synthetic::write_model(folder.path(), 1).unwrap();

@@ -52,7 +52,7 @@ pub struct Encoded {
 impl TextModel {
     pub fn load(files: &ModelFiles) -> Result<Self> {
         let parts = match &files.weights {
-            WeightFiles::Gguf(file) => Parts::from_gguf(&GgufFile::open(file)?, files.companion("tokenizer.json"))?,
+            WeightFiles::Gguf(file) => Parts::from_gguf(&GgufFile::open(file)?, files)?,
             WeightFiles::Safetensors(_) => Parts::from_hub(files)?,
         };
         let template = match &files.chat_template {
@@ -122,8 +122,9 @@ struct Parts {
 }
 
 impl Parts {
-    fn from_gguf(gguf: &GgufFile, tokenizer: Option<&Path>) -> Result<Self> {
-        let tokenizer = match tokenizer {
+    /// The file itself; a tokenizer and a chat template beside it go before its own.
+    fn from_gguf(gguf: &GgufFile, files: &ModelFiles) -> Result<Self> {
+        let tokenizer = match files.companion("tokenizer.json") {
             Some(path) => Tokenizer::from_json(path)?,
             None => Tokenizer::from_gguf(gguf)?,
         };
@@ -133,8 +134,9 @@ impl Parts {
         };
         let special =
             SpecialTokens { bos: token("bos")?, eos: token("eos")?, unk: token("unknown")?, pad: token("padding")? };
-        let template = gguf.opt_str("tokenizer.chat_template")?;
-        let template = template.map(|t| (t.to_string(), gguf.path().to_path_buf()));
+        let settings = json_if_there(files.companion("tokenizer_config.json"))?;
+        let own = gguf.opt_str("tokenizer.chat_template")?.map(|t| (t.to_string(), gguf.path().to_path_buf()));
+        let template = hub_template(files, &settings)?.or(own);
         Ok(Self { config: Config::from_gguf(gguf)?, tokenizer, template, special })
     }
 
