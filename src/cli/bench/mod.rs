@@ -2,6 +2,7 @@
 
 mod rows;
 mod score;
+mod stream;
 
 use super::fetch_progress::FetchProgress;
 use crate::config::{ModelDecl, ModelSource};
@@ -9,8 +10,7 @@ use crate::diag::{Diagnostics, SourceId, Sources, Span, Spanned};
 use crate::exec::RunError;
 use crate::fetch;
 use crate::model::measure::{Measured, Meters};
-use crate::model::{LanguageModel, ModelFiles, TextModel, kernels};
-use candle_core::Device;
+use crate::model::{DeviceChoice, LanguageModel, ModelFiles, TextModel, kernels};
 use clap::Subcommand;
 use serde_json::{Map, Value, json};
 use std::path::PathBuf;
@@ -32,6 +32,10 @@ pub struct Args {
 enum Command {
     /// Scores the response of every row
     Score(score::Args),
+    /// Reads one prompt, whose tokens have no meaning
+    Prefill(stream::Args),
+    /// Writes one token after another, each for itself, in a single stream
+    Decode(stream::Args),
 }
 
 /// The model to measure.
@@ -43,6 +47,9 @@ struct ModelArgs {
     /// `f32`, `bf16`, or `quantized` for a GGUF file's own numbers
     #[arg(long, default_value = "bf16")]
     dtype: String,
+    /// The device to measure: `auto`, `cpu`, `cuda` or `cuda:N`
+    #[arg(long, value_name = "DEVICE", env = crate::model::DEVICE_VARIABLE, default_value = "auto")]
+    device: DeviceChoice,
     /// Print one JSON object instead of text
     #[arg(long)]
     json: bool,
@@ -57,19 +64,20 @@ struct Loaded {
     meters: Arc<Meters>,
     seconds: f64,
     kernels: &'static str,
+    device: String,
 }
 
 impl ModelArgs {
     fn load(&self) -> Result<Loaded, RunError> {
         let files = self.files()?;
+        let (named, device) = self.device.open()?;
         let begin = Instant::now();
         let text = Arc::new(TextModel::load(&files)?);
-        let device = Device::Cpu;
         let (kernels, meters) = Measured::new(kernels::select(&device, files.precision)?);
         let kernels: Arc<dyn kernels::Kernels> = Arc::new(kernels);
         let name = kernels.name();
         let model = LanguageModel::load_with(&files, text, &device, kernels)?;
-        Ok(Loaded { model, meters, seconds: begin.elapsed().as_secs_f64(), kernels: name })
+        Ok(Loaded { model, meters, seconds: begin.elapsed().as_secs_f64(), kernels: name, device: named })
     }
 
     fn files(&self) -> Result<ModelFiles, RunError> {
@@ -100,7 +108,7 @@ impl Loaded {
     /// What every measurement says of the model and the machine.
     fn about(&self, args: &ModelArgs) -> Map<String, Value> {
         let about = json!({
-            "model": args.model, "dtype": args.dtype, "device": "cpu", "kernels": self.kernels,
+            "model": args.model, "dtype": args.dtype, "device": self.device, "kernels": self.kernels,
             "threads": rayon::current_num_threads(), "load_seconds": self.seconds,
         });
         about.as_object().cloned().unwrap_or_default()
@@ -132,6 +140,8 @@ impl Loaded {
 pub fn run(args: Args) -> u8 {
     let result = match args.command {
         Command::Score(args) => score::run(&args),
+        Command::Prefill(args) => stream::prefill(&args),
+        Command::Decode(args) => stream::decode(&args),
     };
     match result {
         Ok(()) => super::DONE,
