@@ -1,6 +1,7 @@
 //! What a user does, through the binary.
 
 mod author;
+mod bench;
 mod common;
 mod damage;
 mod documents;

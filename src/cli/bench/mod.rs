@@ -45,7 +45,7 @@ struct ModelArgs {
     #[arg(long, value_name = "NAME|PATH", default_value = "smollm2-135m-instruct")]
     model: String,
     /// `f32`, `bf16`, or `quantized` for a GGUF file's own numbers
-    #[arg(long, default_value = "bf16")]
+    #[arg(long, default_value = "bf16", value_parser = ["f32", "bf16", "quantized"])]
     dtype: String,
     /// The device to measure: `auto`, `cpu`, `cuda` or `cuda:N`
     #[arg(long, value_name = "DEVICE", env = crate::model::DEVICE_VARIABLE, default_value = "auto")]
@@ -83,6 +83,13 @@ impl ModelArgs {
     fn files(&self) -> Result<ModelFiles, RunError> {
         let span = Span::new(SourceId(0), 0, 0);
         let path = PathBuf::from(&self.model);
+        let fetcher = fetch::open(&mut Sources::new(), &mut Diagnostics::new());
+        if !path.exists() {
+            fetcher.catalog.model(&self.model).map_err(|e| {
+                let error = RunError::failed("model-missing", format!("no file and no folder either: {e}"));
+                e.help.iter().fold(error, |error, help| error.help(help.clone()))
+            })?;
+        }
         let source = match path.exists() {
             true => ModelSource::Path(Spanned::new(path, span)),
             false => ModelSource::Manifest(Spanned::new(self.model.clone(), span)),
@@ -95,7 +102,6 @@ impl ModelArgs {
             chat_template: None,
             span,
         };
-        let fetcher = fetch::open(&mut Sources::new(), &mut Diagnostics::new());
         let fetched = fetcher.ensure_model(&decl, &FetchProgress::new(false)).map_err(|e| {
             let error = RunError::failed("fetch-failed", format!("model `{}`: {e}", self.model));
             e.help.iter().fold(error, |error, help| error.help(help.clone()))
@@ -146,11 +152,17 @@ pub fn run(args: Args) -> u8 {
     match result {
         Ok(()) => super::DONE,
         Err(error) => {
-            eprintln!("error: {error}");
-            super::FAILED
+            super::store::print_error(&error);
+            match &error {
+                RunError::Failed { code, .. } if WRONG.contains(code) => super::WRONG_INPUT,
+                _ => super::FAILED,
+            }
         }
     }
 }
+
+/// Errors that are the input's.
+const WRONG: [&str; 3] = ["file-unreadable", "no-rows", "model-missing"];
 
 /// Prints a measurement: as one JSON object, or a figure a line.
 fn print(report: &Map<String, Value>, as_json: bool) {
