@@ -246,11 +246,6 @@ impl LanguageModel {
         Ok(Self { text, decoder, on_cpu: device.is_cpu() })
     }
 
-    /// What computes.
-    pub fn decoder(&self) -> &Decoder {
-        &self.decoder
-    }
-
     /// A model out of parts.
     pub fn new(text: Arc<TextModel>, decoder: Decoder) -> Self {
         Self { text, decoder, on_cpu: true }

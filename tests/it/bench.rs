@@ -48,6 +48,18 @@ fn scores_are_those_of_a_pipeline() {
 }
 
 #[test]
+fn training_lowers_the_loss() {
+    let sandbox = sandbox();
+    let train = ["train", "--rows", "terse.json", "--batch", "2", "--learning-rate", "0.01", "--dtype", "f32"];
+    let losses = |report: &Value| -> Vec<f64> { serde_json::from_value(report["losses"].clone()).unwrap() };
+    let kept = losses(&measured(&sandbox, &train));
+    assert_eq!(kept.len(), 3);
+    assert!(kept[2] < kept[0], "{kept:?}");
+    // Computing activations again changes no bit.
+    assert_eq!(losses(&measured(&sandbox, &[&train[..], &["--checkpointing"]].concat())), kept);
+}
+
+#[test]
 fn a_single_stream_reads_and_writes() {
     let sandbox = sandbox();
     for work in ["prefill", "decode"] {

@@ -3,6 +3,7 @@
 mod rows;
 mod score;
 mod stream;
+mod train;
 
 use super::fetch_progress::FetchProgress;
 use crate::config::{ModelDecl, ModelSource};
@@ -10,7 +11,7 @@ use crate::diag::{Diagnostics, SourceId, Sources, Span, Spanned};
 use crate::exec::RunError;
 use crate::fetch;
 use crate::model::measure::{Measured, Meters};
-use crate::model::{DeviceChoice, LanguageModel, ModelFiles, TextModel, kernels};
+use crate::model::{DeviceChoice, Encoded, LanguageModel, ModelFiles, ScoreRequest, TextModel, kernels};
 use clap::Subcommand;
 use serde_json::{Map, Value, json};
 use std::path::PathBuf;
@@ -32,6 +33,8 @@ pub struct Args {
 enum Command {
     /// Scores the response of every row
     Score(score::Args),
+    /// Trains a low-rank adapter on the response of every row
+    Train(train::Args),
     /// Reads one prompt, whose tokens have no meaning
     Prefill(stream::Args),
     /// Writes one token after another, each for itself, in a single stream
@@ -111,6 +114,16 @@ impl ModelArgs {
 }
 
 impl Loaded {
+    /// Rows as tokens; one that the model cannot take is an error.
+    fn encode(&self, rows: &[ScoreRequest]) -> Result<Vec<Encoded>, RunError> {
+        let text = &self.model.text;
+        let encode = |(i, row)| {
+            let encoded = text.encode(row, text.context)?;
+            encoded.map_err(|e| RunError::failed("no-rows", format!("row {i} cannot be used: {e:?}")))
+        };
+        rows.iter().enumerate().map(encode).collect()
+    }
+
     /// What every measurement says of the model and the machine.
     fn about(&self, args: &ModelArgs) -> Map<String, Value> {
         let about = json!({
@@ -146,6 +159,7 @@ impl Loaded {
 pub fn run(args: Args) -> u8 {
     let result = match args.command {
         Command::Score(args) => score::run(&args),
+        Command::Train(args) => train::run(&args),
         Command::Prefill(args) => stream::prefill(&args),
         Command::Decode(args) => stream::decode(&args),
     };

@@ -18,12 +18,7 @@ pub struct Args {
 pub fn run(args: &Args) -> Result<(), RunError> {
     let requests = args.rows.read()?;
     let loaded = args.model.load()?;
-    let text = &loaded.model.text;
-    let mut rows: Vec<Encoded> = Vec::with_capacity(requests.len());
-    for (i, request) in requests.iter().enumerate() {
-        let encoded = text.encode(request, text.context)?;
-        rows.push(encoded.map_err(|e| RunError::failed("model-failed", format!("row {i} cannot be scored: {e:?}")))?);
-    }
+    let rows = loaded.encode(&requests)?;
     score(&loaded, &rows[..rows.len().min(4)])?;
 
     let before = loaded.meters();

@@ -1,0 +1,80 @@
+//! `idiolect bench train`.
+
+use super::rows::RowArgs;
+use super::{Loaded, ModelArgs};
+use crate::exec::RunError;
+use crate::model::train::{AdamWConfig, Adapter, Example, LoraConfig, Schedule, Shape, StepReport, Trainer, WarmUp};
+use serde_json::json;
+use std::time::Instant;
+
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    #[command(flatten)]
+    model: ModelArgs,
+    #[command(flatten)]
+    rows: RowArgs,
+    /// Rows of an optimizer step
+    #[arg(long, value_name = "N", default_value_t = 8)]
+    batch: usize,
+    /// Rank of the adapter on queries and values
+    #[arg(long, value_name = "R", default_value_t = 8)]
+    rank: usize,
+    #[arg(long, value_name = "RATE", default_value_t = 2e-5)]
+    learning_rate: f64,
+    /// Compute activations a second time instead of keeping them
+    #[arg(long)]
+    checkpointing: bool,
+}
+
+pub fn run(args: &Args) -> Result<(), RunError> {
+    if args.batch == 0 || args.rank == 0 {
+        return Err(RunError::failed("no-rows", "`--batch` and `--rank` must be at least 1"));
+    }
+    let requests = args.rows.read()?;
+    let loaded = args.model.load()?;
+    let mut rows: Vec<Example> = loaded.encode(&requests)?.iter().map(Example::response).collect();
+    // Rows of like length together, as the peer has them.
+    rows.sort_by_key(|row| row.tokens.len());
+    let mut trainer = trainer(args, &loaded)?;
+    steps(&mut trainer, &rows[..rows.len().min(args.batch)], args.batch)?;
+
+    let before = loaded.meters();
+    let begin = Instant::now();
+    let reports = steps(&mut trainer, &rows, args.batch)?;
+    let seconds = begin.elapsed().as_secs_f64();
+
+    let tokens: usize = rows.iter().map(|row| row.tokens.len()).sum();
+    let mut report = loaded.about(&args.model);
+    report.insert("rows".into(), json!(rows.len()));
+    report.insert("batch".into(), json!(args.batch));
+    report.insert("tokens".into(), json!(tokens));
+    report.insert("seconds".into(), json!(seconds));
+    report.insert("rows_per_s".into(), json!(rows.len() as f64 / seconds));
+    report.insert("tokens_per_s".into(), json!(tokens as f64 / seconds));
+    report.insert("losses".into(), json!(reports.iter().map(|step| step.loss).collect::<Vec<_>>()));
+    report.insert("peak_memory_bytes".into(), json!(super::peak_memory()));
+    if args.model.parts {
+        report.insert("parts".into(), loaded.parts(&before, seconds));
+    }
+    super::print(&report, args.model.json);
+    Ok(())
+}
+
+fn trainer<'a>(args: &Args, loaded: &'a Loaded) -> Result<Trainer<'a>, RunError> {
+    let config = LoraConfig { rank: args.rank, alpha: 2.0 * args.rank as f64, ..LoraConfig::default() };
+    let adapter = Adapter::new(config, &loaded.model.text.config, 0);
+    let schedule = Schedule {
+        peak: args.learning_rate,
+        shape: Shape::Constant,
+        steps: u64::MAX,
+        warm_up_steps: 0,
+        warm_up: WarmUp::default(),
+    };
+    let mut trainer = Trainer::new(loaded.model.decoder(), adapter, AdamWConfig::default(), schedule);
+    trainer.pass.checkpointing = args.checkpointing;
+    Ok(trainer)
+}
+
+fn steps(trainer: &mut Trainer<'_>, rows: &[Example], batch: usize) -> Result<Vec<StepReport>, RunError> {
+    rows.chunks(batch).map(|rows| trainer.step(&rows.iter().collect::<Vec<_>>())).collect()
+}
