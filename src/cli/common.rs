@@ -76,6 +76,24 @@ pub fn colour() -> bool {
     std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty())
 }
 
+/// Says something on standard error, on a terminal without breaking a word at its edge.
+pub fn say(text: &str) {
+    if !std::io::stderr().is_terminal() {
+        eprintln!("{text}");
+        return;
+    }
+    let width = usize::from(super::progress::console_width());
+    for line in text.split('\n') {
+        let indent = " ".repeat(line.len() - line.trim_start().len());
+        let options = textwrap::Options::new(width)
+            .subsequent_indent(&indent)
+            .word_splitter(textwrap::WordSplitter::NoHyphenation)
+            .word_separator(textwrap::WordSeparator::AsciiSpace)
+            .break_words(false);
+        eprintln!("{}", textwrap::fill(line, options));
+    }
+}
+
 /// Prints columns as wide as their widest cell; those named are aligned to the right.
 pub fn print_table<const N: usize>(head: [&str; N], right: &[usize], rows: impl Iterator<Item = [String; N]>) {
     let rows: Vec<[String; N]> = std::iter::once(head.map(String::from)).chain(rows).collect();

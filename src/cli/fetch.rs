@@ -1,6 +1,6 @@
 //! `idiolect fetch`.
 
-use super::common::print_table;
+use super::common::{print_table, say};
 use super::fetch_progress::FetchProgress;
 use crate::config::{ModelDecl, ModelSource};
 use crate::diag::{Diagnostics, Sources};
@@ -304,8 +304,8 @@ fn located(name: &str, located: &Located) -> Value {
 }
 
 fn print_error(error: &FetchError) {
-    eprintln!("error[fetch-failed]: {error}");
+    say(&format!("error[fetch-failed]: {error}"));
     if let Some(help) = &error.help {
-        eprintln!("\nhint: {help}");
+        say(&format!("\nhint: {help}"));
     }
 }

@@ -129,8 +129,8 @@ impl Progress {
     /// Takes the bars away.
     fn clear(&self, state: &mut State) {
         if let Some(bars) = &self.bars {
-            state.shown.drain(..).chain(state.footer.take()).for_each(|bar| bar.finish_and_clear());
             let _ = bars.clear();
+            state.shown.drain(..).chain(state.footer.take()).for_each(|bar| bars.remove(&bar));
         }
     }
 }
@@ -183,7 +183,8 @@ fn draw(bars: &MultiProgress, state: &mut State) {
     let width = usize::from(console_width()).saturating_sub(1);
     let wanted = state.running.len().min(BARS);
     while state.shown.len() > wanted {
-        state.shown.pop().into_iter().for_each(|bar| bar.finish_and_clear());
+        // Removed and not finished: a finished bar leaves its line behind when lines above it come and go.
+        state.shown.pop().into_iter().for_each(|bar| bars.remove(&bar));
     }
     while state.shown.len() < wanted {
         let bar = bars.insert(state.shown.len(), ProgressBar::new_spinner().with_style(style.clone()));
@@ -200,7 +201,7 @@ fn draw(bars: &MultiProgress, state: &mut State) {
 }
 
 /// Columns of the terminal behind standard error; 80 when it does not say.
-fn console_width() -> u16 {
+pub fn console_width() -> u16 {
     // SAFETY: `winsize` is plain numbers, for which zero is a value, and the call only writes into it.
     let size = unsafe {
         let mut size: libc::winsize = std::mem::zeroed();

@@ -1,6 +1,6 @@
 //! `idiolect run`.
 
-use super::common::{Compiler, PipelineArgs};
+use super::common::{Compiler, PipelineArgs, say};
 use super::models;
 use super::progress::{Progress, duration, grouped, number};
 use super::store::{StoreArg, print_error};
@@ -177,28 +177,28 @@ fn exit_code(report: &RunReport) -> u8 {
 /// What happened, on standard error. Failures and what to do about them are said also when quiet.
 fn summarize(report: &RunReport, quiet: bool) {
     if !quiet {
-        eprintln!("{}", headline(report));
+        say(&headline(report));
         skipped(report);
         quarantined(report);
         if !report.files.is_empty() {
-            eprintln!("files:");
-            report.files.iter().for_each(|f| eprintln!("  {}", f.display()));
+            say("files:");
+            report.files.iter().for_each(|f| say(&format!("  {}", f.display())));
         }
     }
     failures(report);
     if report.interrupted {
-        eprintln!("stopped before the end: run the same command again to go on; finished rows are kept");
+        say("stopped before the end: run the same command again to go on; finished rows are kept");
     }
     for node in report.nodes.iter().filter(|n| n.beyond_tolerance).take(LINES) {
         let (bad, all) = (number(node.quarantined), number(node.rows_in));
-        eprintln!(
+        say(&format!(
             "error[quarantine]: {bad} of {all} rows of `{}` are in quarantine, more than its tolerance of {}",
             node.node, node.tolerance
-        );
+        ));
     }
     if report.beyond_tolerance() {
         let path = report.out.join("quarantine.jsonl");
-        eprintln!("\nhint: `{}` has the rows and reasons; `tolerance` says how many may go there", path.display());
+        say(&format!("\nhint: `{}` has the rows and reasons; `tolerance` says how many may go there", path.display()));
     }
 }
 
@@ -226,9 +226,9 @@ fn headline(report: &RunReport) -> String {
 /// Prints the first lines and counts the others.
 fn some_lines(lines: impl ExactSizeIterator<Item = String>) {
     let more = lines.len().saturating_sub(LINES);
-    lines.take(LINES).for_each(|line| eprintln!("{line}"));
+    lines.take(LINES).for_each(|line| say(&format!("{line}")));
     if more > 0 {
-        eprintln!("  … and {more} more");
+        say(&format!("  … and {more} more"));
     }
 }
 
@@ -260,13 +260,14 @@ fn failures(report: &RunReport) {
         report.nodes.iter().filter(|n| matches!(n.outcome, NodeOutcome::Failed { .. })).collect();
     for node in failed.iter().take(LINES) {
         let NodeOutcome::Failed { code, message, help } = &node.outcome else { continue };
-        eprintln!("error[{code}]: `{}` failed: {message}", node.node);
+        say(&format!("error[{code}]: `{}` failed: {message}", node.node));
         if let Some(help) = help {
-            eprintln!("\nhint: {help}");
+            say(&format!("\nhint: {help}"));
         }
     }
     if failed.len() > LINES {
-        eprintln!("… and {} more failed; `events.jsonl` in the run folder has them all", failed.len() - LINES);
+        let more = failed.len() - LINES;
+        say(&format!("… and {more} more failed; `events.jsonl` in the run folder has them all"));
     }
     let because = |n: &NodeReport| match &n.outcome {
         NodeOutcome::Cancelled { because } => Some((because.clone(), n.node.to_string())),

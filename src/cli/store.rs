@@ -1,6 +1,6 @@
 //! `idiolect store`.
 
-use super::common::print_table;
+use super::common::{print_table, say};
 use crate::exec::RunError;
 use crate::plan::Fingerprint;
 use crate::size;
@@ -99,9 +99,9 @@ pub fn run(args: Args) -> u8 {
 pub fn print_error(error: &RunError) {
     match error {
         RunError::Failed { code, message, help } => {
-            eprintln!("error[{code}]: {message}");
+            say(&format!("error[{code}]: {message}"));
             if let Some(help) = help {
-                eprintln!("\nhint: {help}");
+                say(&format!("\nhint: {help}"));
             }
         }
         other => eprintln!("error: {other}"),

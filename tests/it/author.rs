@@ -82,3 +82,31 @@ fn operators_contracts_and_completions() {
         assert!(s.run(&["completions", shell]).exits(0).stdout.contains("expand"), "{shell}");
     }
 }
+
+#[test]
+fn check_env_names_the_secret_that_is_not_set() {
+    let s = sandbox();
+    let teacher = "teacher \"writer\" kind=\"openai\" model=\"m\" { api-key env=\"IDIOLECT_TEST_NO_SUCH_KEY\" }\n";
+    s.write("t.kdl", format!("{teacher}{PIPELINE}"));
+    s.run(&["check", "t.kdl"]).exits(0);
+    s.run(&["check", "t.kdl", "--env"]).exits(2).says(&[
+        "error[secret-missing]",
+        "t.kdl:1:56",
+        "export IDIOLECT_TEST_NO_SUCH_KEY=... before the run",
+    ]);
+}
+
+#[test]
+fn a_graph_is_not_written_as_what_it_is_not() {
+    let s = sandbox();
+    s.run(&["graph", "p.kdl", "-o", "p.pdf"]).exits(2).says(&["error[unknown-format]", "`.pdf`", "`--format`"]);
+    assert!(!s.path("p.pdf").exists());
+    s.run(&["graph", "p.kdl", "-o", "p.mmd"]).exits(0);
+}
+
+#[test]
+fn a_file_without_nodes_has_nothing_to_run() {
+    let s = sandbox();
+    s.write("empty.kdl", "");
+    s.run(&["run", "empty.kdl"]).exits(0).says(&["empty: there is nothing to run"]);
+}
