@@ -82,6 +82,18 @@ impl Progress {
         move |line| print_line(bars.as_ref(), line)
     }
 
+    /// A handle that answers a signal with a line above the bars. The bars leave the cursor at the right edge, where
+    /// the `^C` that a terminal shows for the key goes to a line of its own: that line is taken back.
+    pub fn answer(&self) -> impl Fn(&str, bool) + Send + Sync + 'static {
+        let bars = self.bars.clone();
+        move |line, by_key| {
+            if by_key && bars.is_some() {
+                eprint!("\x1b[A");
+            }
+            print_line(bars.as_ref(), line);
+        }
+    }
+
     fn line(&self, text: &str) {
         if !self.quiet {
             print_line(self.bars.as_ref(), text);

@@ -131,7 +131,7 @@ fn compile(args: &Args) -> Option<(Plan, Arc<Fetcher>)> {
 fn execute(args: &Args, plan: &Plan, store: &Store, fetcher: Arc<Fetcher>) -> Result<RunReport, RunError> {
     let progress = Progress::new(args.quiet);
     let stop = Stop::default();
-    watch_signals(&stop, progress.printer())?;
+    watch_signals(&stop, progress.answer())?;
     let (quiet, print) = (args.quiet, progress.printer());
     let say = move |line: &str| {
         if !quiet {
@@ -148,17 +148,17 @@ fn execute(args: &Args, plan: &Plan, store: &Store, fetcher: Arc<Fetcher>) -> Re
 }
 
 /// The first signal asks the run to stop, the second ends the process.
-fn watch_signals(stop: &Stop, say: impl Fn(&str) + Send + 'static) -> Result<(), RunError> {
+fn watch_signals(stop: &Stop, answer: impl Fn(&str, bool) + Send + 'static) -> Result<(), RunError> {
     let signals = signal_hook::iterator::Signals::new([SIGINT, SIGTERM]);
     let mut signals = signals.map_err(|e| RunError::failed("no-signals", format!("cannot watch for Ctrl-C: {e}")))?;
     let stop = stop.clone();
     let watch = move || {
-        for _ in signals.forever() {
+        for signal in signals.forever() {
             if stop.is_set() {
                 std::process::exit(i32::from(super::INTERRUPTED));
             }
             stop.set();
-            say("stopping when the rows in work are kept; once more to leave at once");
+            answer("stopping when the rows in work are kept; once more to leave at once", signal == SIGINT);
         }
     };
     let thread = std::thread::Builder::new().name("signals".into()).spawn(watch);
