@@ -172,6 +172,20 @@ impl Decoder {
         Sequence { layers: self.layers.iter().map(cache).collect(), len: 0 }
     }
 
+    /// Bytes of keys and values of a sequence of so many tokens that shares nothing.
+    pub fn sequence_bytes(&self, tokens: usize) -> u64 {
+        let bytes = |layer: &Layer| {
+            let AttentionShape { key_value_heads, head_dim, .. } = layer.self_attn.shape;
+            match self.kernels.cache(&layer.self_attn.shape) {
+                LayerCache::Native(cache) => cache.growth(tokens),
+                LayerCache::Tensors(_) => {
+                    2 * tokens * key_value_heads * head_dim * self.kernels.activations().size_in_bytes()
+                }
+            }
+        };
+        self.layers.iter().map(|l| bytes(l) as u64).sum()
+    }
+
     /// Final hidden states, after the last norm, of whole sequences: `[tokens, hidden_size]`.
     pub fn forward(&self, tokens: &[u32], packing: &Packing) -> TensorResult<Tensor> {
         self.pass(tokens, packing, &mut [])

@@ -32,7 +32,7 @@ fn sequences(case: &Value) -> Vec<Sequence> {
     case["sequences"].as_array().unwrap().iter().map(sequence).collect()
 }
 
-fn cases() -> Vec<Value> {
+pub(super) fn cases() -> Vec<Value> {
     let golden: Value = serde_json::from_str(DECODERS).unwrap();
     golden["cases"].as_array().unwrap().clone()
 }

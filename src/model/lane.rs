@@ -1,27 +1,29 @@
-//! One lane per device: a thread that owns the models on it and the queue of work for them.
+//! One lane per device: a thread that owns the models on it, and an engine for the work of each.
 //!
-//! Operators hand rows in from any number of threads. Rendering and tokenising happens on their threads; the lane
-//! takes everything that waits for one model as one batch, prefers models that are already loaded, and makes room by
-//! dropping the model that was used longest ago.
+//! Operators hand rows and requests in from any number of threads. Rendering and tokenising happens on their threads. The
+//! lane gives everything to the engine of its model, so that all operators' work goes through the same passes; it
+//! prefers models that are already loaded, and makes room by dropping the model that was used longest ago.
 
 use super::device::{self, DeviceChoice};
+use super::engine::{Counts, Engine};
 use super::error::Result;
+use super::generate::{GenerateFailure, GenerateRequest, Generated, Prompted};
 use super::language_model::{Encoded, LanguageModel, TextModel};
+use super::ticket::{Address, Ticket};
 use super::{ModelFiles, ModelLane, ScoreFailure, ScoreRequest, Scored};
 use crate::config::ModelDecl;
 use crate::exec::{Lanes, RunError};
 use crate::plan::ModelInfo;
 use crate::size;
 use candle_core::Device;
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 use std::panic::AssertUnwindSafe;
-use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
-/// Tokens that one turn of the lane takes on at most, unless a single request is larger.
-const TURN_TOKENS: usize = 16_384;
-/// How often a request may be passed over in favour of a loaded model.
+/// Tokens that a model computes before others may have a turn.
+const TURN_TOKENS: u64 = 16_384;
+/// How often a model that is not loaded may be passed over in favour of one that is.
 const PATIENCE: u32 = 32;
 
 /// Finds a declared model's files, fetching them if need be.
@@ -30,12 +32,13 @@ pub type FileSource = Arc<dyn Fn(&ModelDecl) -> Result<ModelFiles> + Send + Sync
 /// What lanes may use, and when they are to stop.
 #[derive(Clone)]
 pub struct LaneOptions {
-    /// Bytes of weights held at once; what is free on the device if `None`.
+    /// Bytes that weights, and keys and values of texts that are being written, may take. If `None`, weights may take
+    /// what is free on the device, and keys and values half of what they leave.
     pub memory: Option<u64>,
     pub device: DeviceChoice,
     /// Told which device is used, when it is opened.
     pub announce: Arc<dyn Fn(&str) + Send + Sync>,
-    /// Asked between batches.
+    /// Asked between passes.
     pub stopping: Arc<dyn Fn() -> bool + Send + Sync>,
 }
 
@@ -58,6 +61,11 @@ impl ModelLanes {
     /// Nothing is fetched or loaded before its first use.
     pub fn new(files: FileSource, options: LaneOptions) -> Self {
         Self { files, lane: Arc::new(Lane::new(options)), handles: Mutex::default() }
+    }
+
+    /// What was computed so far, by all models.
+    pub fn counts(&self) -> Counts {
+        *lock(&self.lane.shared.counts)
     }
 }
 
@@ -104,22 +112,24 @@ impl Handle {
 }
 
 impl ModelLane for Handle {
-    fn score(
+    fn submit_score(
         &self,
         rows: &[ScoreRequest],
         max_tokens: Option<u32>,
-    ) -> Result<Vec<std::result::Result<Scored, ScoreFailure>>> {
+    ) -> Result<Ticket<std::result::Result<Scored, ScoreFailure>>> {
         let resident = self.resident()?;
-        let text = &resident.text;
-        let limit = max_tokens.unwrap_or(text.context).min(text.context);
-        let encoded = rows.iter().map(|row| text.encode(row, limit));
-        let encoded: Vec<_> = encoded.collect::<Result<_>>().map_err(|e| about(&resident.name, e))?;
-        let good: Vec<Encoded> = encoded.iter().filter_map(|e| e.as_ref().ok().cloned()).collect();
-        let mut scored = self.lane.score(resident, good)?.into_iter();
-        let next = |row: std::result::Result<Encoded, ScoreFailure>| {
-            row.and_then(|_| scored.next().expect("one result for each row that was sent"))
-        };
-        Ok(encoded.into_iter().map(next).collect())
+        let limit = max_tokens.unwrap_or(resident.text.context).min(resident.text.context);
+        let encoded = rows.iter().map(|row| resident.text.encode(row, limit)).collect::<Result<Vec<_>>>();
+        self.submit(resident, encoded, Task::Score)
+    }
+
+    fn submit_generate(
+        &self,
+        requests: &[GenerateRequest],
+    ) -> Result<Ticket<std::result::Result<Vec<Generated>, GenerateFailure>>> {
+        let resident = self.resident()?;
+        let prompted = requests.iter().map(|request| resident.text.prompted(request)).collect::<Result<Vec<_>>>();
+        self.submit(resident, prompted, Task::Generate)
     }
 
     fn count_tokens(&self, text: &str) -> Result<usize> {
@@ -136,25 +146,45 @@ impl ModelLane for Handle {
     }
 }
 
-type Reply = Result<Vec<std::result::Result<Scored, ScoreFailure>>>;
-
-struct Job {
-    model: Arc<Resident>,
-    rows: Vec<Encoded>,
-    tokens: usize,
-    reply: Sender<Reply>,
-    passed_over: u32,
+impl Handle {
+    /// Answers what cannot be worked on and queues the rest.
+    fn submit<I, T, F>(
+        &self,
+        resident: Arc<Resident>,
+        prepared: Result<Vec<std::result::Result<I, F>>>,
+        task: impl Fn(I, Address<std::result::Result<T, F>>) -> Task,
+    ) -> Result<Ticket<std::result::Result<T, F>>> {
+        let prepared = prepared.map_err(|e| about(&resident.name, e))?;
+        let (ticket, addresses) = Ticket::new(prepared.len());
+        let mut tasks = Vec::with_capacity(prepared.len());
+        for (prepared, address) in prepared.into_iter().zip(addresses) {
+            match prepared {
+                Ok(good) => tasks.push(task(good, address)),
+                Err(failure) => address.answer(Err(failure)),
+            }
+        }
+        self.lane.take(resident, tasks)?;
+        Ok(ticket)
+    }
 }
 
+/// A row or a request, and where its result goes.
+enum Task {
+    Score(Encoded, Address<std::result::Result<Scored, ScoreFailure>>),
+    Generate(Prompted, Address<std::result::Result<Vec<Generated>, GenerateFailure>>),
+}
+
+/// What callers have handed in since the lane last looked.
 #[derive(Default)]
 struct Queue {
-    jobs: VecDeque<Job>,
+    tasks: Vec<(Arc<Resident>, Vec<Task>)>,
     closed: bool,
 }
 
 struct Shared {
     queue: Mutex<Queue>,
     changed: Condvar,
+    counts: Mutex<Counts>,
     options: LaneOptions,
 }
 
@@ -166,20 +196,17 @@ struct Lane {
 
 impl Lane {
     fn new(options: LaneOptions) -> Self {
-        let shared = Shared { queue: Mutex::default(), changed: Condvar::new(), options };
+        let shared = Shared { queue: Mutex::default(), changed: Condvar::new(), counts: Mutex::default(), options };
         Self { shared: Arc::new(shared), thread: Mutex::default() }
     }
 
-    fn score(&self, model: Arc<Resident>, rows: Vec<Encoded>) -> Reply {
-        if rows.is_empty() {
-            return Ok(Vec::new());
+    fn take(&self, model: Arc<Resident>, tasks: Vec<Task>) -> Result<()> {
+        if !tasks.is_empty() {
+            self.start()?;
+            lock(&self.shared.queue).tasks.push((model, tasks));
+            self.shared.changed.notify_one();
         }
-        self.start()?;
-        let (reply, answer) = channel();
-        let tokens = rows.iter().map(|r| r.tokens.len()).sum();
-        lock(&self.shared.queue).jobs.push_back(Job { model, rows, tokens, reply, passed_over: 0 });
-        self.shared.changed.notify_one();
-        answer.recv().unwrap_or_else(|_| Err(RunError::failed("model-failed", "the model's thread has ended")))
+        Ok(())
     }
 
     /// Starts the thread on first use.
@@ -206,87 +233,153 @@ impl Drop for Lane {
     }
 }
 
-/// The lane's thread: takes turns until the lane is dropped.
+/// The lane's thread: runs passes until the lane is dropped.
 fn work(shared: &Shared) {
-    let mut models: Option<Models> = None;
+    let mut turns = Turns::default();
     loop {
         let mut queue = lock(&shared.queue);
-        while queue.jobs.is_empty() && !queue.closed {
+        while queue.tasks.is_empty() && turns.is_idle() && !queue.closed {
             queue = shared.changed.wait(queue).unwrap_or_else(PoisonError::into_inner);
         }
         if queue.closed {
             return;
         }
-        let jobs = take_turn(&mut queue.jobs, |model| models.as_ref().is_some_and(|m| m.holds(model)));
+        let tasks = std::mem::take(&mut queue.tasks);
         drop(queue);
-        let reply = std::panic::catch_unwind(AssertUnwindSafe(|| run(&mut models, &jobs, &shared.options)));
-        answer(jobs, reply.unwrap_or_else(|_| Err(RunError::failed("model-failed", "a bug in the model's code"))));
-    }
-}
-
-/// Takes the jobs of one model off the queue: of the model that has waited longest among the loaded ones, or of the
-/// one in front of the queue when none is loaded or its patience is at an end.
-fn take_turn(jobs: &mut VecDeque<Job>, loaded: impl Fn(&Resident) -> bool) -> Vec<Job> {
-    let Some(front) = jobs.front_mut() else { return Vec::new() };
-    front.passed_over += 1;
-    let impatient = front.passed_over > PATIENCE;
-    let preferred = jobs.iter().position(|j| !impatient && loaded(&j.model)).unwrap_or(0);
-    let model = jobs[preferred].model.clone();
-    let (mut turn, mut tokens) = (Vec::new(), 0);
-    let mut rest = VecDeque::with_capacity(jobs.len());
-    for job in jobs.drain(..) {
-        let fits = turn.is_empty() || tokens + job.tokens <= TURN_TOKENS;
-        if Arc::ptr_eq(&job.model, &model) && fits {
-            tokens += job.tokens;
-            turn.push(job);
-        } else {
-            rest.push_back(job);
+        tasks.into_iter().for_each(|(model, tasks)| turns.take(model, tasks));
+        // Where a panic unwound, nothing is as it should be: dropping the addresses answers all callers.
+        match std::panic::catch_unwind(AssertUnwindSafe(|| turns.pass(&shared.options))) {
+            Ok(counts) => *lock(&shared.counts) += counts,
+            Err(_) => turns = Turns::default(),
         }
     }
-    *jobs = rest;
-    turn
 }
 
-/// Opens the device on first use: a run that needs no model needs no GPU.
-fn run(models: &mut Option<Models>, jobs: &[Job], options: &LaneOptions) -> Reply {
-    let Some(first) = jobs.first() else { return Ok(Vec::new()) };
-    let stopping = &*options.stopping;
-    if stopping() {
-        return Err(RunError::Interrupted);
+/// The engines of all models that have work, and whose turn it is.
+#[derive(Default)]
+struct Turns {
+    /// Opened on first use: a run that needs no model needs no GPU.
+    models: Option<Models>,
+    /// The one that waits longest in front.
+    stations: Vec<Station>,
+    turn: Option<Turn>,
+}
+
+struct Station {
+    model: Arc<Resident>,
+    engine: Engine,
+    passed_over: u32,
+}
+
+struct Turn {
+    model: Arc<Resident>,
+    /// Tokens that were computed in it.
+    tokens: u64,
+}
+
+impl Turns {
+    fn is_idle(&self) -> bool {
+        self.stations.iter().all(|s| s.engine.is_idle())
     }
-    let models = match models {
-        Some(models) => models,
-        None => models.insert(Models::open(options)?),
-    };
-    let about_model = |e| about(&first.model.name, e);
-    let model = models.get(&first.model).map_err(about_model)?;
-    let rows: Vec<&Encoded> = jobs.iter().flat_map(|j| &j.rows).collect();
-    model.score(&rows, &|| stopping()).map_err(about_model)
-}
 
-/// Hands each job its part of a turn's results; an error goes to all of them.
-fn answer(jobs: Vec<Job>, reply: Reply) {
-    // A caller that has gone away wants no answer: sending may fail.
-    match reply {
-        Ok(results) => {
-            let mut results = results.into_iter();
-            for job in jobs {
-                let _ = job.reply.send(Ok(results.by_ref().take(job.rows.len()).collect()));
-            }
-        }
-        Err(error) => {
-            for job in jobs {
-                let _ = job.reply.send(Err(again(&error)));
+    fn take(&mut self, model: Arc<Resident>, tasks: Vec<Task>) {
+        let known = self.stations.iter().position(|s| Arc::ptr_eq(&s.model, &model));
+        let at = known.unwrap_or_else(|| {
+            self.stations.push(Station { model, engine: Engine::default(), passed_over: 0 });
+            self.stations.len() - 1
+        });
+        let engine = &mut self.stations[at].engine;
+        for task in tasks {
+            match task {
+                Task::Score(row, address) => engine.take_row(row, address),
+                Task::Generate(request, address) => engine.take_request(request, address),
             }
         }
     }
+
+    /// One pass of the model whose turn it is. Failures are answered. Gives what was done.
+    fn pass(&mut self, options: &LaneOptions) -> Counts {
+        if (options.stopping)() {
+            self.stations.iter_mut().for_each(|s| s.engine.fail(&RunError::Interrupted));
+            return Counts::default();
+        }
+        let Some(at) = self.whose_turn() else { return Counts::default() };
+        let before = self.stations[at].engine.counts();
+        if let Err(error) = self.pass_of(at, options) {
+            let station = &mut self.stations[at];
+            station.engine.fail(&about(&station.model.name, error));
+        }
+        let done = self.stations[at].engine.counts() - before;
+        if let Some(turn) = &mut self.turn {
+            turn.tokens += done.computed;
+        }
+        done
+    }
+
+    fn pass_of(&mut self, at: usize, options: &LaneOptions) -> Result<()> {
+        let models = match &mut self.models {
+            Some(models) => models,
+            None => self.models.insert(Models::open(options)?),
+        };
+        let resident = self.stations[at].model.clone();
+        while let Some(dropped) = models.make_room(&resident)? {
+            let held = self.stations.iter_mut().filter(|s| Arc::ptr_eq(&s.model, &dropped.resident));
+            held.for_each(|s| s.engine.set_back(&dropped.model));
+        }
+        models.load(&resident)?;
+        let engine = &mut self.stations[at].engine;
+        engine.limits.memory = models.memory_for_texts();
+        engine.pass(&models.loaded.last().expect("loaded just now").model)
+    }
+
+    /// The station of the current turn, as long as it lasts; then the next.
+    fn whose_turn(&mut self) -> Option<usize> {
+        if let Some(turn) = &self.turn
+            && turn.tokens < TURN_TOKENS
+        {
+            let station = |s: &Station| Arc::ptr_eq(&s.model, &turn.model) && !s.engine.is_idle();
+            if let Some(at) = self.stations.iter().position(station) {
+                return Some(at);
+            }
+        }
+        let models = &self.models;
+        let holds = |model: &Arc<Resident>| models.as_ref().is_some_and(|m| m.holds(model));
+        // What an idle engine of a loaded model keeps may be of use yet.
+        self.stations.retain(|s| !s.engine.is_idle() || holds(&s.model));
+        let at = next_turn(&mut self.stations, holds)?;
+        // To the end: all others have waited longer now.
+        let station = self.stations.remove(at);
+        self.turn = Some(Turn { model: station.model.clone(), tokens: 0 });
+        self.stations.push(station);
+        Some(self.stations.len() - 1)
+    }
+}
+
+/// Whose turn is next: of the model that has waited longest among the loaded ones, or of the one in front when none
+/// is loaded or its patience is at an end.
+fn next_turn(stations: &mut [Station], loaded: impl Fn(&Arc<Resident>) -> bool) -> Option<usize> {
+    let front = stations.iter().position(|s| !s.engine.is_idle())?;
+    stations[front].passed_over += 1;
+    let impatient = stations[front].passed_over > PATIENCE;
+    let preferred = stations.iter().position(|s| !impatient && !s.engine.is_idle() && loaded(&s.model));
+    let at = preferred.unwrap_or(front);
+    stations[at].passed_over = 0;
+    Some(at)
 }
 
 /// The models in a device's memory, the one used last at the end.
 struct Models {
     device: Device,
     memory: u64,
-    loaded: Vec<(Arc<Resident>, u64, LanguageModel)>,
+    /// Whether `memory` was measured rather than set.
+    measured: bool,
+    loaded: Vec<Loaded>,
+}
+
+struct Loaded {
+    resident: Arc<Resident>,
+    bytes: u64,
+    model: LanguageModel,
 }
 
 impl Models {
@@ -294,26 +387,28 @@ impl Models {
         let (name, device) = options.device.open()?;
         (options.announce)(&name);
         let memory = options.memory.or_else(|| device::free_memory(&device)).unwrap_or(u64::MAX);
-        Ok(Self { device, memory, loaded: Vec::new() })
+        Ok(Self { device, memory, measured: options.memory.is_none(), loaded: Vec::new() })
     }
 
-    fn holds(&self, model: &Resident) -> bool {
-        self.loaded.iter().any(|(r, ..)| std::ptr::eq(&**r, model))
+    fn holds(&self, model: &Arc<Resident>) -> bool {
+        self.loaded.iter().any(|l| Arc::ptr_eq(&l.resident, model))
     }
 
-    fn get(&mut self, model: &Arc<Resident>) -> Result<&LanguageModel> {
-        match self.loaded.iter().position(|(r, ..)| Arc::ptr_eq(r, model)) {
-            Some(position) => {
-                let entry = self.loaded.remove(position);
-                self.loaded.push(entry);
-            }
-            None => self.load(model)?,
+    fn held(&self) -> u64 {
+        self.loaded.iter().map(|l| l.bytes).sum()
+    }
+
+    /// Bytes for keys and values of texts. What was measured as free is not used up: a pass needs memory too.
+    fn memory_for_texts(&self) -> u64 {
+        let left = self.memory.saturating_sub(self.held());
+        if self.measured { left / 2 } else { left }
+    }
+
+    /// Drops a model if another one needs its room; gives the one that was dropped.
+    fn make_room(&mut self, model: &Arc<Resident>) -> Result<Option<Loaded>> {
+        if self.holds(model) {
+            return Ok(None);
         }
-        let (.., loaded) = self.loaded.last().expect("moved or loaded just now");
-        Ok(loaded)
-    }
-
-    fn load(&mut self, model: &Arc<Resident>) -> Result<()> {
         let bytes = model.text.weight_bytes(&model.files);
         if bytes > self.memory {
             let dtype = model.files.precision.name();
@@ -327,12 +422,20 @@ impl Models {
             )
             .help("take a smaller dtype: `bf16`, or `quantized` with a GGUF file"));
         }
-        let held = |loaded: &[(Arc<Resident>, u64, LanguageModel)]| loaded.iter().map(|(_, b, _)| b).sum::<u64>();
-        while held(&self.loaded) + bytes > self.memory {
-            self.loaded.remove(0);
-        }
-        let loaded = LanguageModel::load(&model.files, model.text.clone(), &self.device)?;
-        self.loaded.push((model.clone(), bytes, loaded));
+        Ok((self.held() + bytes > self.memory).then(|| self.loaded.remove(0)))
+    }
+
+    /// Loads a model on first use, and moves it to the end.
+    fn load(&mut self, model: &Arc<Resident>) -> Result<()> {
+        let loaded = match self.loaded.iter().position(|l| Arc::ptr_eq(&l.resident, model)) {
+            Some(position) => self.loaded.remove(position),
+            None => Loaded {
+                resident: model.clone(),
+                bytes: model.text.weight_bytes(&model.files),
+                model: LanguageModel::load(&model.files, model.text.clone(), &self.device)?,
+            },
+        };
+        self.loaded.push(loaded);
         Ok(())
     }
 }
@@ -344,17 +447,6 @@ fn about(name: &str, error: RunError) -> RunError {
             RunError::Failed { code, message: format!("model `{name}`: {message}"), help }
         }
         other => other,
-    }
-}
-
-/// The same error for another caller.
-fn again(error: &RunError) -> RunError {
-    match error {
-        RunError::Interrupted => RunError::Interrupted,
-        RunError::Closed => RunError::Closed,
-        RunError::Failed { code, message, help } => {
-            RunError::Failed { code, message: message.clone(), help: help.clone() }
-        }
     }
 }
 

@@ -1,25 +1,21 @@
-//! A model as a whole: text in, tokens, negative log-likelihoods out.
+//! A model as a whole: its text side, and its weights. [`Engine`](super::Engine) puts it to work.
 
 use super::chat::{ChatTemplate, SpecialTokens};
 use super::config::{Architecture, Config};
 use super::decoder::Decoder;
-use super::error::{Doing, Result, bad_file};
+use super::error::{Result, bad_file};
 use super::files::{ModelFiles, Precision, WeightFiles};
+use super::generate::{GenerateFailure, GenerateRequest, Prompt, Prompted};
 use super::gguf::GgufFile;
-use super::kernels::{self, Forest, Kernels};
+use super::kernels::{self, Kernels};
 use super::tokenizer::Tokenizer;
 use super::weights::Weights;
-use super::{ScoreFailure, ScoreRequest, Scored};
+use super::{ScoreFailure, ScoreRequest};
 use crate::exec::RunError;
 use candle_core::Device;
-use rayon::prelude::*;
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-
-/// Tokens of a pass where sequences can be packed together: enough to use every product's blocks, few enough that
-/// activations stay near the processor.
-const PASS_TOKENS: usize = 1024;
 
 /// What a model knows without its weights: enough to render, count and check lengths.
 pub struct TextModel {
@@ -72,20 +68,19 @@ impl TextModel {
 
     /// Puts a row into the chat template. `limit` bounds prompt and response together.
     pub fn encode(&self, row: &ScoreRequest, limit: u32) -> Result<std::result::Result<Encoded, ScoreFailure>> {
-        let chat = self.chat.as_ref().ok_or_else(|| {
+        Ok(self.encode_with(self.chat()?, row, limit as usize))
+    }
+
+    fn chat(&self) -> Result<&Chat> {
+        self.chat.as_ref().ok_or_else(|| {
             RunError::failed("chat-template-absent", format!("{} has no chat template", self.path.display()))
                 .help("give the model one: `chat-template=\"template.jinja\"`")
-        })?;
-        Ok(self.encode_with(chat, row, limit as usize))
+        })
     }
 
     fn encode_with(&self, chat: &Chat, row: &ScoreRequest, limit: usize) -> std::result::Result<Encoded, ScoreFailure> {
-        let prompt = chat.template.prompt(&row.messages).map_err(ScoreFailure::Template)?;
-        let mut tokens = self.tokenizer.encode(&prompt).map_err(ScoreFailure::Template)?;
+        let mut tokens = self.prompt(chat, &row.messages).map_err(ScoreFailure::Template)?;
         let prompt = tokens.len();
-        if prompt == 0 {
-            return Err(ScoreFailure::Template("the chat template gives an empty prompt".into()));
-        }
         tokens.extend(self.tokenizer.encode(&row.response).map_err(ScoreFailure::Template)?);
         if tokens.len() == prompt {
             return Err(ScoreFailure::Empty);
@@ -93,11 +88,70 @@ impl TextModel {
         if tokens.len() > limit {
             return Err(ScoreFailure::TooLong { tokens: tokens.len(), limit });
         }
-        if let Some(id) = tokens.iter().find(|id| **id as usize >= self.config.vocab_size) {
-            let vocab = self.config.vocab_size;
-            return Err(ScoreFailure::Template(format!("token {id} is beyond the model's {vocab} embeddings")));
-        }
+        self.has_embeddings(&tokens).map_err(ScoreFailure::Template)?;
         Ok(Encoded { tokens, prompt, end: chat.end_of_turn })
+    }
+
+    /// A request's prompt as tokens, with what ends its texts.
+    pub fn prompted(&self, request: &GenerateRequest) -> Result<std::result::Result<Prompted, GenerateFailure>> {
+        request.check().map_err(|why| RunError::failed("sampling", why))?;
+        let tokens = match &request.prompt {
+            Prompt::Messages(messages) => self.prompt(self.chat()?, messages),
+            Prompt::Tokens(tokens) if tokens.is_empty() => Err("the prompt has no tokens".into()),
+            Prompt::Tokens(tokens) => Ok(tokens.clone()),
+        };
+        Ok(tokens.map_err(GenerateFailure::Template).and_then(|tokens| self.prompted_by(request, tokens)))
+    }
+
+    fn prompted_by(
+        &self,
+        request: &GenerateRequest,
+        tokens: Vec<u32>,
+    ) -> std::result::Result<Prompted, GenerateFailure> {
+        self.has_embeddings(&tokens).map_err(GenerateFailure::Template)?;
+        let room = (self.context as usize).saturating_sub(tokens.len());
+        if room == 0 {
+            return Err(GenerateFailure::TooLong { tokens: tokens.len(), limit: self.context as usize });
+        }
+        let GenerateRequest { samples, sampling, seed, row, stop, .. } = request.clone();
+        let ends = if request.ignore_end { Vec::new() } else { self.ends() };
+        Ok(Prompted {
+            tokens,
+            samples,
+            most: room.min(request.max_new_tokens as usize),
+            sampling,
+            seed,
+            row,
+            stop,
+            ends,
+        })
+    }
+
+    /// Tokens that end a text: the chat template's end of turn, and the model's own.
+    fn ends(&self) -> Vec<u32> {
+        let turn = self.chat.iter().map(|chat| chat.end_of_turn);
+        turn.chain(self.config.eos_token_ids.iter().copied()).collect()
+    }
+
+    fn prompt(&self, chat: &Chat, messages: &[(String, String)]) -> std::result::Result<Vec<u32>, String> {
+        let tokens = self.tokenizer.encode(&chat.template.prompt(messages)?)?;
+        match tokens.is_empty() {
+            true => Err("the chat template gives an empty prompt".into()),
+            false => Ok(tokens),
+        }
+    }
+
+    fn has_embeddings(&self, tokens: &[u32]) -> std::result::Result<(), String> {
+        let vocab = self.config.vocab_size;
+        match tokens.iter().find(|id| **id as usize >= vocab) {
+            Some(id) => Err(format!("token {id} is beyond the model's {vocab} embeddings")),
+            None => Ok(()),
+        }
+    }
+
+    /// Where the model's files are, for messages.
+    pub(super) fn path(&self) -> &Path {
+        &self.path
     }
 
     /// Bytes that the weights will take in memory.
@@ -256,82 +310,8 @@ impl LanguageModel {
         &self.decoder
     }
 
-    /// Scores encoded rows, in their order. `stopping` is asked between batches.
-    pub fn score(
-        &self,
-        rows: &[&Encoded],
-        stopping: &(dyn Fn() -> bool + Sync),
-    ) -> Result<Vec<std::result::Result<Scored, ScoreFailure>>> {
-        let one = |batch: &[usize]| match stopping() {
-            true => Err(RunError::Interrupted),
-            false => self.score_batch(&batch.iter().map(|i| rows[*i]).collect::<Vec<_>>()),
-        };
-        // Without packing, whole sequences are what cores can share out; a GPU takes one after the other.
-        let batches = self.batches(rows);
-        let scored: Vec<_> = match self.on_cpu && !self.decoder.batch_invariant() {
-            true => batches.par_iter().map(|b| one(b)).collect::<Result<_>>()?,
-            false => batches.iter().map(|b| one(b)).collect::<Result<_>>()?,
-        };
-        let mut ordered = vec![None; rows.len()];
-        for (row, result) in batches.into_iter().flatten().zip(scored.into_iter().flatten()) {
-            ordered[row] = Some(result);
-        }
-        Ok(ordered.into_iter().map(|r| r.expect("batches hold every row once")).collect())
+    /// Whether cores share the work out, rather than a GPU.
+    pub(super) fn on_cpu(&self) -> bool {
+        self.on_cpu
     }
-
-    /// Rows that begin alike together, as many as a pass takes. Each row is alone where packing would change its bits.
-    fn batches(&self, rows: &[&Encoded]) -> Vec<Vec<usize>> {
-        let mut order: Vec<usize> = (0..rows.len()).collect();
-        if !self.decoder.batch_invariant() {
-            return order.into_iter().map(|row| vec![row]).collect();
-        }
-        order.sort_by_key(|i| &rows[*i].tokens);
-        let mut batches: Vec<Vec<usize>> = Vec::new();
-        let mut tokens = 0;
-        for row in order {
-            let new = &rows[row].tokens;
-            // What stands in the pass already is not computed again.
-            let added = |last: usize| new.len() - kernels::common(new, &rows[last].tokens);
-            match batches.last_mut() {
-                Some(batch) if tokens + added(batch[batch.len() - 1]) <= PASS_TOKENS => {
-                    tokens += added(batch[batch.len() - 1]);
-                    batch.push(row);
-                }
-                _ => {
-                    batches.push(vec![row]);
-                    tokens = new.len();
-                }
-            }
-        }
-        batches
-    }
-
-    fn score_batch(&self, rows: &[&Encoded]) -> Result<Vec<std::result::Result<Scored, ScoreFailure>>> {
-        let sequences: Vec<&[u32]> = rows.iter().map(|r| r.tokens.as_slice()).collect();
-        let forest = Forest::new(&sequences);
-        let (mut places, mut labels) = (Vec::new(), Vec::new());
-        for (i, row) in rows.iter().enumerate() {
-            places.extend((row.prompt - 1..row.tokens.len()).map(|position| forest.row(i, position) as u32));
-            labels.extend(row.tokens[row.prompt..].iter().copied().chain([row.end]));
-        }
-        let hidden = self.decoder.forward(&forest.tokens, &forest.packing);
-        let nll = hidden.and_then(|h| self.decoder.label_nll(&h, &places, &labels));
-        let mut nll = nll
-            .doing(|| {
-                let (rows, tokens, path) = (rows.len(), forest.tokens.len(), self.text.path.display());
-                format!("scoring {rows} rows of {tokens} tokens with {path}")
-            })?
-            .into_iter();
-        Ok(rows.iter().map(|row| scored(row, &mut nll)).collect())
-    }
-}
-
-/// Takes a row's values from those of its batch.
-fn scored(row: &Encoded, nll: &mut impl Iterator<Item = f32>) -> std::result::Result<Scored, ScoreFailure> {
-    let mut token_nll: Vec<f32> = nll.take(row.tokens.len() - row.prompt + 1).collect();
-    let end_nll = token_nll.pop().expect("at least the end token is a label");
-    if !(end_nll.is_finite() && token_nll.iter().all(|v| v.is_finite())) {
-        return Err(ScoreFailure::NotFinite);
-    }
-    Ok(Scored { prompt_tokens: row.prompt as u32, token_nll, end_nll })
 }

@@ -1,19 +1,22 @@
-//! All candle code: weights, tokenizer, chat template, decoder, kernels, scoring.
+//! All candle code: weights, tokenizer, chat template, decoder, kernels, scoring, generation.
 //!
 //! ```text
 //! files -> Config + Tokenizer + ChatTemplate   (cheap; what a caller needs to count and to render)
 //!       -> Weights -> Decoder over Kernels      (held by the lane of a device)
+//! rows, requests -> lane -> Engine -> passes    (scores and texts)
 //! ```
 //!
-//! A row's score depends on the row and the model alone: never on what else is in its batch, on its place in
-//! it, or on the number of threads.
+//! A row's score and a request's text depend on the row and the model alone: never on what else is in a pass, on the
+//! order of passes, or on the number of threads.
 
 pub mod chat;
 pub mod config;
 pub mod decoder;
 pub mod device;
+mod engine;
 mod error;
 pub mod files;
+pub mod generate;
 mod gguf;
 pub mod kernels;
 mod lane;
@@ -22,14 +25,18 @@ pub mod measure;
 mod rope;
 #[doc(hidden)]
 pub mod synthetic;
+mod ticket;
 pub mod tokenizer;
 pub mod train;
 pub mod weights;
 
 pub use device::{DEVICE_VARIABLE, DeviceChoice};
+pub use engine::{Counts, Engine, Limits};
 pub use files::{ModelFiles, Precision, WeightFiles};
+pub use generate::{Finish, GenerateFailure, GenerateRequest, Generated, Prompt, Prompted, Sampling};
 pub use lane::{FileSource, LaneOptions, ModelLanes};
 pub use language_model::{Encoded, LanguageModel, TextModel};
+pub use ticket::Ticket;
 
 pub mod cpu;
 
@@ -66,16 +73,36 @@ pub enum ScoreFailure {
     NotFinite,
 }
 
-/// A model on a device, shared by the operators that use it. Work is queued and batched across operators.
+/// A model on a device, shared by the operators that use it. Their work goes through the same passes.
 pub trait ModelLane: Send + Sync {
-    /// Scores a group of rows. A row's result does not depend on the others of the group.
+    /// Hands rows in to be scored. A row's result does not depend on what else is handed in.
     /// `max_tokens` bounds prompt and response together (the model's context if `None`).
-    /// Blocks until done; `Err` only for failures of the whole model (missing weights, out of memory, stop).
+    /// `Err`, here and from the ticket, is a failure of the whole model (missing weights, out of memory, stop).
+    fn submit_score(
+        &self,
+        rows: &[ScoreRequest],
+        max_tokens: Option<u32>,
+    ) -> Result<Ticket<Result<Scored, ScoreFailure>>, RunError>;
+
+    /// Hands requests in; each gives its samples. A text does not depend on what else is handed in.
+    fn submit_generate(
+        &self,
+        requests: &[GenerateRequest],
+    ) -> Result<Ticket<Result<Vec<Generated>, GenerateFailure>>, RunError>;
+
+    /// Scores rows and waits for all of them.
     fn score(
         &self,
         rows: &[ScoreRequest],
         max_tokens: Option<u32>,
-    ) -> Result<Vec<Result<Scored, ScoreFailure>>, RunError>;
+    ) -> Result<Vec<Result<Scored, ScoreFailure>>, RunError> {
+        self.submit_score(rows, max_tokens)?.wait()
+    }
+
+    /// Generates and waits for all texts.
+    fn generate(&self, requests: &[GenerateRequest]) -> Result<Vec<Result<Vec<Generated>, GenerateFailure>>, RunError> {
+        self.submit_generate(requests)?.wait()
+    }
 
     /// Number of tokens of a text, without special tokens.
     fn count_tokens(&self, text: &str) -> Result<usize, RunError>;

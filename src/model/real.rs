@@ -1,6 +1,6 @@
 //! Agreement on the weights of SmolLM2-135M-Instruct, which are fetched as a run fetches them.
 
-use super::{LanguageModel, ModelFiles, Precision, ScoreRequest, Scored, TextModel};
+use super::{Finish, GenerateRequest, LanguageModel, ModelFiles, Precision, ScoreRequest, Scored, TextModel};
 use crate::config::{ModelDecl, ModelSource};
 use crate::diag::{Diagnostics, SourceId, Sources, Span, Spanned};
 use crate::fetch;
@@ -140,6 +140,52 @@ fn released_rows_have_the_reference_perplexities() {
         tokens as f64 / seconds
     );
     assert!(worst < 1e-4, "{worst}");
+}
+
+/// Texts of the released problems, token for token.
+#[test]
+fn greedy_texts_are_those_of_the_reference() {
+    if std::env::var_os("CI").is_some() {
+        eprintln!("skipped: not in CI");
+        return;
+    }
+    let shared = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared");
+    let Ok(reference) = std::fs::read_to_string(shared.join("reference/greedy_gsm8k_test_f32.json")) else {
+        eprintln!("skipped: {} has no reference", shared.display());
+        return;
+    };
+    let Some(files) = files("f32") else { return };
+    let reference: Value = serde_json::from_str(&reference).unwrap();
+    let file = shared.join("data/speak-my-language").join(reference["file"].as_str().unwrap());
+    let problems: Value = serde_json::from_str(&std::fs::read_to_string(file).unwrap()).unwrap();
+    let model = load(&files);
+    let rows = reference["rows"].as_array().unwrap();
+    let request = |row: &Value| {
+        let question = problems[row["row"].as_u64().unwrap() as usize]["question"].as_str().unwrap();
+        let request = GenerateRequest::greedy(vec![("user".into(), question.into())], 96);
+        model.text.prompted(&request).unwrap().unwrap()
+    };
+    let requests: Vec<_> = rows.iter().map(request).collect();
+    let start = std::time::Instant::now();
+    let texts = model.generate(requests.clone(), &|| false).unwrap();
+    let seconds = start.elapsed().as_secs_f64();
+    let mut written = 0;
+    for ((row, request), texts) in rows.iter().zip(&requests).zip(&texts) {
+        let text = &texts.as_ref().unwrap()[0];
+        let mut expected: Vec<u32> = serde_json::from_value(row["tokens"].clone()).unwrap();
+        let ended = expected.last().is_some_and(|token| request.ends.contains(token));
+        expected.truncate(expected.len() - usize::from(ended));
+        assert_eq!(request.tokens.len() as u64, row["prompt_tokens"].as_u64().unwrap());
+        assert_eq!(text.tokens, expected, "row {}, gap {}", row["row"], row["min_top2_logit_gap"]);
+        assert_eq!(text.finish, if ended { Finish::Stop } else { Finish::Length });
+        assert_eq!(text.text, row["text"].as_str().unwrap().trim_end_matches("<|im_end|>"));
+        written += text.tokens.len();
+    }
+    eprintln!("{} texts, {written} tokens, {:.0} tokens/s", rows.len(), written as f64 / seconds);
+    // One by one the bits are the same.
+    for (request, texts) in requests.into_iter().zip(&texts).take(2) {
+        assert_eq!(&model.generate(vec![request], &|| false).unwrap()[0], texts);
+    }
 }
 
 #[test]

@@ -63,6 +63,11 @@ impl Tokenizer {
         self.0.decode(tokens, false).map_err(|e| e.to_string())
     }
 
+    /// The text of tokens that a model wrote: special tokens have none. Tokens that the vocabulary lacks have none either.
+    pub fn text_of(&self, tokens: &[u32]) -> String {
+        self.0.decode(tokens, true).unwrap_or_default()
+    }
+
     pub fn id(&self, token: &str) -> Option<u32> {
         self.0.token_to_id(token)
     }

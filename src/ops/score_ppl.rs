@@ -4,7 +4,7 @@ use super::rows::{Slabs, arrow_failed, batches, reject_row};
 use super::{FROM, FieldKind, FieldSpec, Fields, OUT, OpSpec, Operator, ResolveCx, Resolved};
 use crate::diag::{Diagnostic, Diagnostics, Span, Spanned};
 use crate::exec::{NodeCx, RunError};
-use crate::model::{ModelLane, ScoreFailure, ScoreRequest, Scored};
+use crate::model::{ModelLane, ScoreFailure, ScoreRequest, Scored, Ticket};
 use crate::ops::Default;
 use crate::plan::Estimate;
 use crate::store::Journal;
@@ -13,7 +13,7 @@ use arrow::array::{Float32Builder, StringArray};
 use arrow::compute::{cast, filter_record_batch};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use serde_json::json;
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -86,12 +86,17 @@ write "scores" from="scored" path="scores.parquet"
 /// Rows taken on at once, in the order of the input.
 const WINDOW_ROWS: usize = 512;
 const WINDOW_BYTES: u64 = 32 << 20;
-/// Characters of the rows that go to the model together: first, and at most.
-const FIRST_CHARS: usize = 2_000;
-const MOST_CHARS: usize = 256_000;
-/// What is finished is journalled after each group. So the time of one bounds what a crash can lose, and how long
-/// progress stands still.
-const GROUP_TIME: Duration = Duration::from_secs(3);
+/// Questions whose rows go to the model together, and the most characters of these rows. Nodes that score different
+/// responses to the same questions make groups of the same questions: so they keep step, and each question is computed
+/// once for all of them.
+const GROUP_QUESTIONS: usize = 24;
+const GROUP_CHARS: usize = 48_000;
+/// Groups that the model has at once: it must not run out of work while one is written down, and nodes that share
+/// questions may be apart by one group.
+const GROUPS_IN_FLIGHT: usize = 2;
+/// Finished rows are journalled this often, and when their group is done. So it bounds what a crash can lose, and how
+/// long progress stands still.
+const JOURNAL_TIME: Duration = Duration::from_secs(3);
 /// For estimates before rows are read: a school problem with its worked answer.
 const TYPICAL_TOKENS: u64 = 256;
 /// For estimates: floating-point operations per second of a small machine.
@@ -174,7 +179,7 @@ impl Operator for ScorePpl {
         let journal = cx.journal(&scope)?;
         let context = lane.context()?;
         let limit = self.max_tokens.as_ref().map_or(context, |n| n.value.min(context));
-        let mut run = Scoring { op: self, cx, lane, journal, limit, done: 0, chars: FIRST_CHARS };
+        let mut run = Scoring { op: self, cx, lane, journal, limit, done: 0 };
         let mut windows = Slabs::new(cx.inputs()[0].schema.clone(), WINDOW_ROWS, WINDOW_BYTES);
         for batch in batches(cx, 0)? {
             for window in windows.push(&batch?).map_err(arrow_failed)? {
@@ -296,12 +301,24 @@ impl Failure {
     }
 }
 
+type ScoreTicket = Ticket<Result<Scored, ScoreFailure>>;
+
 /// Rows of a window with the same content, which are scored once.
 struct Pending {
     key: [u8; 16],
     rows: Vec<usize>,
-    chars: usize,
     request: ScoreRequest,
+}
+
+impl Pending {
+    /// The conversation and the response.
+    fn content(&self) -> (&[(String, String)], &str) {
+        (&self.request.messages, &self.request.response)
+    }
+
+    fn chars(&self) -> usize {
+        self.request.messages.iter().map(|(_, text)| text.len()).sum::<usize>() + self.request.response.len()
+    }
 }
 
 /// One run of the operator.
@@ -314,8 +331,6 @@ struct Scoring<'a> {
     limit: u32,
     /// Rows finished, of all windows.
     done: u64,
-    /// Characters of the next group.
-    chars: usize,
 }
 
 impl Scoring<'_> {
@@ -324,18 +339,18 @@ impl Scoring<'_> {
         let mut pending = self.pending(window, &mut outcomes)?;
         self.done += outcomes.iter().flatten().count() as u64;
         self.cx.progress(self.done, None);
-        // Rows of like length together; the longest first, so that a lack of memory shows at once.
-        pending.sort_by_key(|p| std::cmp::Reverse(p.chars));
+        // By question, in the same order in every node; what the model shares is nearest then.
+        pending.sort_by(|a, b| a.content().cmp(&b.content()));
         let mut rest = pending.as_slice();
-        while !rest.is_empty() {
-            if self.cx.stopping() {
-                return Err(RunError::Interrupted);
+        let mut in_flight = VecDeque::new();
+        loop {
+            while !rest.is_empty() && in_flight.len() < GROUPS_IN_FLIGHT {
+                let (group, after) = rest.split_at(group_size(rest));
+                in_flight.push_back((group, self.submit(group)));
+                rest = after;
             }
-            let (group, after) = rest.split_at(group_size(rest, self.chars));
-            let started = Instant::now();
-            self.score(group, &mut outcomes)?;
-            self.chars = next_chars(group.iter().map(|p| p.chars).sum(), started.elapsed());
-            rest = after;
+            let Some((group, ticket)) = in_flight.pop_front() else { break };
+            self.settle(group, ticket?, &mut outcomes)?;
         }
         let outcomes = outcomes.into_iter().map(|o| o.expect("every row is known, journalled or scored just now"));
         self.emit(window, outcomes.collect())
@@ -364,7 +379,7 @@ impl Scoring<'_> {
             }
             places.insert(key, pending.len());
             let request = self.op.request(question, response);
-            pending.push(Pending { key, rows: vec![row], chars: question.len() + response.len(), request });
+            pending.push(Pending { key, rows: vec![row], request });
         }
         Ok(pending)
     }
@@ -378,12 +393,47 @@ impl Scoring<'_> {
         }
     }
 
-    fn score(&mut self, group: &[Pending], outcomes: &mut [Option<Outcome>]) -> Result<(), RunError> {
+    fn submit(&self, group: &[Pending]) -> Result<ScoreTicket, RunError> {
+        if self.cx.stopping() {
+            return Err(RunError::Interrupted);
+        }
         let requests: Vec<ScoreRequest> = group.iter().map(|p| p.request.clone()).collect();
-        let scored = self.lane.score(&requests, Some(self.limit))?;
-        let good = group.iter().zip(&scored).filter_map(|(p, s)| Some((p.key, encode(s.as_ref().ok()?))));
+        self.lane.submit_score(&requests, Some(self.limit))
+    }
+
+    /// Waits for a group's rows and writes them down.
+    fn settle(
+        &mut self,
+        group: &[Pending],
+        ticket: ScoreTicket,
+        outcomes: &mut [Option<Outcome>],
+    ) -> Result<(), RunError> {
+        let (mut finished, mut failure, mut written) = (Vec::new(), None, Instant::now());
+        for one in ticket {
+            match one {
+                Ok((row, scored)) => finished.push((&group[row], scored)),
+                Err(error) => failure = failure.or(Some(error)),
+            }
+            if written.elapsed() >= JOURNAL_TIME {
+                self.write_down(&mut finished, outcomes)?;
+                written = Instant::now();
+            }
+        }
+        self.write_down(&mut finished, outcomes)?;
+        failure.map_or(Ok(()), Err)
+    }
+
+    fn write_down(
+        &mut self,
+        finished: &mut Vec<(&Pending, Result<Scored, ScoreFailure>)>,
+        outcomes: &mut [Option<Outcome>],
+    ) -> Result<(), RunError> {
+        if finished.is_empty() {
+            return Ok(());
+        }
+        let good = finished.iter().filter_map(|(p, s)| Some((p.key, encode(s.as_ref().ok()?))));
         self.journal.put(&good.collect::<Vec<_>>())?;
-        for (pending, scored) in group.iter().zip(scored) {
+        for (pending, scored) in finished.drain(..) {
             if let Ok(scored) = &scored {
                 self.cx.count_tokens(u64::from(scored.prompt_tokens) + scored.token_nll.len() as u64);
             }
@@ -419,21 +469,17 @@ impl Scoring<'_> {
     }
 }
 
-/// Characters of the next group, from those of the last and the time it took: twice or half as many at most, as a part
-/// of the time may have been spent on other nodes' rows.
-fn next_chars(last: usize, took: Duration) -> usize {
-    let wanted = last as f64 * (GROUP_TIME.as_secs_f64() / took.as_secs_f64().max(1e-3)).clamp(0.5, 2.0);
-    (wanted as usize).clamp(FIRST_CHARS, MOST_CHARS)
-}
-
 /// How many of the first rows go to the model together.
-fn group_size(pending: &[Pending], most: usize) -> usize {
-    let mut chars = 0;
-    let fits = |p: &&Pending| {
-        chars += p.chars;
-        chars <= most
-    };
-    pending.iter().take_while(fits).count().max(1)
+fn group_size(pending: &[Pending]) -> usize {
+    let (mut chars, mut questions) = (0, 0);
+    for (i, row) in pending.iter().enumerate() {
+        let asked_before = i > 0 && pending[i - 1].request.messages == row.request.messages;
+        (chars, questions) = (chars + row.chars(), questions + usize::from(!asked_before));
+        if chars > GROUP_CHARS || questions > GROUP_QUESTIONS {
+            return i.max(1);
+        }
+    }
+    pending.len()
 }
 
 fn texts(batch: &RecordBatch, name: &str) -> Result<StringArray, RunError> {

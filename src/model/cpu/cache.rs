@@ -62,10 +62,17 @@ impl KvCache {
         64 * (PAGE / 16 * kv_heads * head_dim + PAGE * kv_heads * head_dim.div_ceil(16))
     }
 
-    /// Bytes of the pages that no other sequence holds.
-    pub fn own_bytes(&self) -> usize {
-        let own = self.pages.iter().filter(|page| Arc::strong_count(page) == 1).count();
-        own * KvCache::page_bytes(self.kv_heads, self.head_dim)
+    /// Bytes that appending `n` positions will take: pages, and a copy of the last one if it is shared and not full.
+    pub fn growth(&self, n: usize) -> usize {
+        let copied =
+            self.pages.last().is_some_and(|page| !self.len.is_multiple_of(PAGE) && Arc::strong_count(page) > 1);
+        let new = (self.len + n).div_ceil(PAGE) - self.pages.len();
+        (new + usize::from(copied && n > 0)) * KvCache::page_bytes(self.kv_heads, self.head_dim)
+    }
+
+    /// What tells its pages from others that are in memory at the same time.
+    pub fn page_addresses(&self) -> impl Iterator<Item = usize> {
+        self.pages.iter().map(|page| Arc::as_ptr(page).addr())
     }
 
     /// Appends `n` positions: row r of `keys` and of `values` holds the heads of one position, one after another, keys

@@ -39,6 +39,6 @@ pub use gradients::{rms_norm_backward, rms_norm_heads_backward, swiglu_backward}
 pub use isa::{Isa, IsaError, KERNEL_VARIABLE, Path};
 pub use linear::PackedLinear;
 pub use lora::{LowRank, LowRankGradient};
-pub use nll::label_nll;
+pub use nll::{label_nll, log_sum_exp};
 pub use panels::Format;
 pub use rows::{Heads, Rotary, RotaryLayout, Rows, add_rms_norm, rms_norm, rms_norm_heads, swiglu};

@@ -67,6 +67,13 @@ pub fn label_nll(isa: Isa, hidden: &[f32], output: &PackedLinear, labels: &[u32]
     }
 }
 
+/// `ln(sum(exp(logits)))`, the sum in the order of [`label_nll`]. Not finite if a logit is NaN or +infinite.
+pub fn log_sum_exp(isa: Isa, logits: &[f32]) -> f64 {
+    let parts: Vec<Part> = logits.chunks(CHUNK).map(|chunk| dispatch(isa, PartOf(chunk))).collect();
+    let (greatest, sum) = Part::merged(&parts);
+    f64::from(greatest) + sum.ln()
+}
+
 pub(crate) struct PartOf<'a>(pub &'a [f32]);
 
 impl Kernel for PartOf<'_> {
@@ -135,6 +142,19 @@ mod tests {
                 assert_eq!(alone[0].to_bits(), got[row].to_bits());
             }
         }
+    }
+
+    #[test]
+    fn a_row_by_itself_has_the_sum_that_labels_are_measured_by() {
+        let logits = uniform(&mut rng(22), 1000);
+        let output = PackedLinear::pack_f32(&logits, 1000, 1, Format::F32);
+        let sum = same_on_all_paths(|isa| vec![log_sum_exp(isa, &logits) as f32])[0];
+        let likelihood = nll(Isa::best(), &[1.0], &output, &[7])[0];
+        assert!((f64::from(sum) - f64::from(logits[7]) - f64::from(likelihood)).abs() < 1e-6);
+        let exact = logits.iter().map(|x| f64::from(*x).exp()).sum::<f64>().ln();
+        assert!((f64::from(sum) - exact).abs() < 1e-5);
+        assert!(!log_sum_exp(Isa::best(), &[0.0, f32::NAN]).is_finite());
+        assert!(!log_sum_exp(Isa::best(), &[0.0, f32::INFINITY]).is_finite());
     }
 
     #[test]

@@ -18,11 +18,12 @@ pub use native::Native;
 pub use packing::{Forest, Packing, Run, common};
 pub use portable::Portable;
 
-use super::cpu;
+use super::cpu::{self, KvCache};
 use super::files::Precision;
 use super::weights::Matrix;
 use crate::exec::RunError;
 use candle_core::{DType, Device, Result, Tensor};
+use std::collections::HashSet;
 use std::fmt::Debug;
 use std::sync::Arc;
 
@@ -62,7 +63,7 @@ pub struct Turned<'a> {
 /// Keys and values of one sequence in one layer.
 #[derive(Debug, Clone)]
 pub enum LayerCache {
-    Native(cpu::KvCache),
+    Native(KvCache),
     /// `[key_value_heads, positions, head_dim]` each, `None` before the first token.
     Tensors(Option<(Tensor, Tensor)>),
 }
@@ -83,6 +84,57 @@ impl Sequence {
     pub fn is_empty(&self) -> bool {
         self.len == 0
     }
+
+    /// Forgets all tokens from `len` on, to go on from there.
+    ///
+    /// # Panics
+    /// If there are fewer tokens.
+    pub fn truncate(&mut self, len: usize) -> Result<()> {
+        assert!(len <= self.len, "{len} of {} tokens", self.len);
+        for layer in &mut self.layers {
+            match layer {
+                LayerCache::Native(cache) => cache.truncate(len),
+                LayerCache::Tensors(cache) => {
+                    if let Some((keys, values)) = cache.take().filter(|_| len > 0) {
+                        *cache = Some((keys.narrow(1, 0, len)?, values.narrow(1, 0, len)?));
+                    }
+                }
+            }
+        }
+        self.len = len;
+        Ok(())
+    }
+
+    /// Bytes that appending so many tokens will take.
+    pub fn growth(&self, tokens: usize) -> u64 {
+        let layer = |layer: &LayerCache| match layer {
+            LayerCache::Native(cache) => cache.growth(tokens),
+            LayerCache::Tensors(cache) => cache.as_ref().map_or(0, |pair| tensor_bytes(pair) / self.len * tokens),
+        };
+        self.layers.iter().map(|l| layer(l) as u64).sum()
+    }
+}
+
+/// Bytes that sequences hold together: what they share is counted once.
+pub fn memory<'a>(sequences: impl Iterator<Item = &'a Sequence>) -> u64 {
+    let mut pages = HashSet::new();
+    let mut bytes = 0;
+    for sequence in sequences {
+        // What is shared in one layer is shared in all.
+        bytes += match sequence.layers.first() {
+            Some(LayerCache::Native(cache)) => {
+                let new = cache.page_addresses().filter(|page| pages.insert(*page)).count();
+                new * KvCache::page_bytes(cache.kv_heads(), cache.head_dim()) * sequence.layers.len()
+            }
+            Some(LayerCache::Tensors(Some(pair))) => tensor_bytes(pair) * sequence.layers.len(),
+            Some(LayerCache::Tensors(None)) | None => 0,
+        } as u64;
+    }
+    bytes
+}
+
+fn tensor_bytes((keys, values): &(Tensor, Tensor)) -> usize {
+    [keys, values].iter().map(|t| t.elem_count() * t.dtype().size_in_bytes()).sum()
 }
 
 /// One of the matrices `[out, in]` of a linear layer, with its bias `[out]`, float32.

@@ -92,48 +92,60 @@ const SHARED: usize = 4;
 impl Forest {
     /// Shares what the sequences have in common.
     pub fn new(sequences: &[&[u32]]) -> Self {
-        let mut forest = Self { paths: vec![Vec::new(); sequences.len()], ..Self::default() };
-        let mut order: Vec<usize> = (0..sequences.len()).collect();
-        order.sort_by_key(|i| sequences[*i]);
-        forest.grow(sequences, &order, 0, 0, &[]);
-        forest
-    }
-
-    /// Every sequence for itself, in the order given.
-    pub fn unshared(sequences: &[&[u32]]) -> Self {
         let mut forest = Self::default();
-        for sequence in sequences {
-            let run = forest.packing.begin(sequence.len());
-            forest.tokens.extend_from_slice(sequence);
-            forest.paths.push(vec![run]);
-        }
+        forest.plant(sequences, 0);
         forest
     }
 
-    /// Adds sequences, sorted, that have `known` tokens in common, of which the first `done` are the runs of `path`.
-    fn grow(&mut self, sequences: &[&[u32]], order: &[usize], done: usize, known: usize, path: &[usize]) {
-        let (Some(first), Some(last)) = (order.first(), order.last()) else { return };
-        let common = known + common(&sequences[*first][known..], &sequences[*last][known..]);
+    /// Adds sequences that share what they have in common with each other. Their first `kept` tokens, alike in all, were
+    /// kept of earlier passes and are not computed. Gives the number of the first sequence; the others follow.
+    pub fn plant(&mut self, sequences: &[&[u32]], kept: usize) -> usize {
+        let first = self.paths.len();
+        self.paths.resize(first + sequences.len(), Vec::new());
+        let mut sorted: Vec<(usize, &[u32])> = (first..).zip(sequences.iter().copied()).collect();
+        sorted.sort_by_key(|(_, tokens)| *tokens);
+        self.grow(&sorted, kept, kept, &[]);
+        first
+    }
+
+    /// Adds the next tokens of a sequence of which `start` positions were kept. Gives the sequence's number.
+    pub fn go_on(&mut self, tokens: &[u32], start: usize) -> usize {
+        let run = self.packing.go_on(tokens.len(), start);
+        self.tokens.extend_from_slice(tokens);
+        self.paths.push(vec![run]);
+        self.paths.len() - 1
+    }
+
+    /// Adds sequences (number and tokens), sorted, that have `known` tokens in common, of which the first `done` are kept
+    /// or the runs of `path`.
+    fn grow(&mut self, sorted: &[(usize, &[u32])], done: usize, known: usize, path: &[usize]) {
+        let (Some((_, first)), Some((_, last))) = (sorted.first(), sorted.last()) else { return };
+        let common = known + common(&first[known..], &last[known..]);
         let mut path = path.to_vec();
         let mut done = done;
-        if common - done >= SHARED || (order.len() == 1 && common > done) {
+        if common - done >= SHARED || (sorted.len() == 1 && common > done) {
             let length = common - done;
             let run = match path.last() {
                 Some(parent) => self.packing.branch(length, *parent),
-                None => self.packing.begin(length),
+                None => self.packing.go_on(length, done),
             };
-            self.tokens.extend_from_slice(&sequences[*first][done..common]);
+            self.tokens.extend_from_slice(&first[done..common]);
             path.push(run);
             done = common;
         }
         // In sorted order, those that end here stand first, the others by their next token.
-        for group in order.chunk_by(|a, b| sequences[*a].get(common) == sequences[*b].get(common)) {
-            match sequences[group[0]].len() == common {
-                false => self.grow(sequences, group, done, common, &path),
-                true if done == common => group.iter().for_each(|i| self.paths[*i] = path.clone()),
-                true => group.iter().for_each(|i| self.grow(sequences, &[*i], done, common, &path)),
+        for group in sorted.chunk_by(|(_, a), (_, b)| a.get(common) == b.get(common)) {
+            match group[0].1.len() == common {
+                false => self.grow(group, done, common, &path),
+                true if done == common => group.iter().for_each(|(i, _)| self.paths[*i] = path.clone()),
+                true => group.iter().for_each(|one| self.grow(&[*one], done, common, &path)),
             }
         }
+    }
+
+    /// The runs of a sequence, from what is computed first to its end; none where nothing is computed.
+    pub fn path(&self, sequence: usize) -> &[usize] {
+        &self.paths[sequence]
     }
 
     /// The row of the pass that holds a position of a sequence.
@@ -192,15 +204,34 @@ mod tests {
             let runs = shared.packing.runs();
             prop_assert_eq!(shared.tokens.len(), shared.packing.tokens());
             prop_assert!(shared.tokens.len() <= rows.iter().map(|r| r.len()).sum());
-            for forest in [&shared, &Forest::unshared(&rows)] {
-                for (i, row) in rows.iter().enumerate() {
-                    prop_assert_eq!(&read(forest, i, row.len())[..], *row);
-                }
+            for (i, row) in rows.iter().enumerate() {
+                prop_assert_eq!(&read(&shared, i, row.len())[..], *row);
             }
             for (i, run) in runs.iter().enumerate() {
                 prop_assert!(!run.rows.is_empty());
                 prop_assert!(run.parent.is_none_or(|p| p < i));
                 prop_assert_eq!(run.start, run.parent.map_or(0, |p| runs[p].end()));
+            }
+        }
+
+        /// What is kept is not computed; what follows can be read back.
+        #[test]
+        fn sequences_go_on_from_what_is_kept(
+            kept in prop::collection::vec(0u32..3, 0..9),
+            ends in prop::collection::vec(prop::collection::vec(0u32..3, 1..9), 1..9),
+        ) {
+            let rows: Vec<Vec<u32>> = ends.iter().map(|end| [&kept[..], end].concat()).collect();
+            let mut forest = Forest::new(&[&[7, 8, 9]]);
+            let one = forest.go_on(&[5, 6], 30);
+            let first = forest.plant(&rows.iter().map(Vec::as_slice).collect::<Vec<_>>(), kept.len());
+            prop_assert_eq!((one, first), (1, 2));
+            prop_assert_eq!(forest.tokens[forest.row(one, 31)], 6);
+            for (i, row) in rows.iter().enumerate() {
+                for (position, token) in row.iter().enumerate().skip(kept.len()) {
+                    prop_assert_eq!(forest.tokens[forest.row(first + i, position)], *token);
+                }
+                let root = &forest.packing.runs()[forest.path(first + i)[0]];
+                prop_assert_eq!((root.parent, root.start), (None, kept.len()));
             }
         }
     }

@@ -153,20 +153,92 @@ fn loaded_models_go_first_until_patience_ends() {
     let (folder, ..) = lanes(LaneOptions::default());
     let files = folder_files(folder.path());
     let text = Arc::new(TextModel::load(&files).unwrap());
-    let resident = |name: &str| Arc::new(Resident { name: name.into(), files: files.clone(), text: text.clone() });
-    let (cold, warm) = (resident("cold"), resident("warm"));
-    let job = |model: &Arc<Resident>| Job {
-        model: model.clone(),
-        rows: Vec::new(),
-        tokens: TURN_TOKENS,
-        reply: channel().0,
-        passed_over: 0,
+    let station = |name: &str| {
+        let model = Arc::new(Resident { name: name.into(), files: files.clone(), text: text.clone() });
+        let mut engine = Engine::default();
+        std::mem::forget(engine.score(vec![Encoded { tokens: vec![1, 2], prompt: 1, end: 0 }]));
+        Station { model, engine, passed_over: 0 }
     };
-    let mut jobs = VecDeque::from([job(&cold)]);
+    let mut stations = vec![station("cold"), station("warm")];
     for turn in 0..=PATIENCE {
-        jobs.push_back(job(&warm));
-        let taken = take_turn(&mut jobs, |m| m.name == "warm");
+        let at = next_turn(&mut stations, |m| m.name == "warm").unwrap();
         let expected = if turn < PATIENCE { "warm" } else { "cold" };
-        assert_eq!((taken.len(), taken[0].model.name.as_str()), (1, expected), "turn {turn}");
+        assert_eq!(stations[at].model.name, expected, "turn {turn}");
     }
+    stations.iter_mut().for_each(|s| s.engine = Engine::default());
+    assert_eq!(next_turn(&mut stations, |_| true), None);
+}
+
+fn greedy(question: &str, most: u32) -> GenerateRequest {
+    GenerateRequest::greedy(vec![("user".into(), question.into())], most)
+}
+
+#[test]
+fn many_callers_get_their_own_texts_while_others_score() {
+    let (_folder, _, lanes) = lanes(LaneOptions::default());
+    let lane = lanes.lane("student", &info("student")).unwrap();
+    let requests: Vec<_> = (0..6).map(|i| greedy(&format!("question {i}"), 12)).collect();
+    let expected: Vec<_> = requests.iter().flat_map(|r| lane.generate(std::slice::from_ref(r)).unwrap()).collect();
+    let scores = lane.score(&rows(), None).unwrap();
+    std::thread::scope(|scope| {
+        for at in 0..3 {
+            let (lane, requests, expected, scores) = (&lane, &requests, &expected, &scores);
+            scope.spawn(move || {
+                let texts = lane.submit_generate(&requests[at * 2..at * 2 + 2]).unwrap();
+                assert_eq!(&lane.score(&rows(), None).unwrap(), scores);
+                assert_eq!(texts.wait().unwrap(), expected[at * 2..at * 2 + 2]);
+            });
+        }
+    });
+    let counts = lanes.counts();
+    assert!(counts.written >= 72 && counts.computed < counts.asked, "{counts:?}");
+}
+
+#[test]
+fn texts_that_a_swap_of_models_interrupts_are_the_same() {
+    let bytes = {
+        let (folder, ..) = lanes(LaneOptions::default());
+        let files = folder_files(folder.path());
+        TextModel::load(&files).unwrap().weight_bytes(&files)
+    };
+    let (_folder, _, lanes) = lanes(LaneOptions { memory: Some(bytes * 3 / 2), ..LaneOptions::default() });
+    let models = ["a", "b", "c"].map(|name| lanes.lane(name, &info(name)).unwrap());
+    let requests: Vec<_> = (0..4).map(|i| greedy(&format!("question {i}"), 100)).collect();
+    let expected = models[0].generate(&requests).unwrap();
+    let tickets: Vec<_> = models.iter().map(|m| m.submit_generate(&requests).unwrap()).collect();
+    for ticket in tickets {
+        assert_eq!(ticket.wait().unwrap(), expected);
+    }
+}
+
+#[test]
+fn bad_requests_fail_alone_and_say_why() {
+    let (_folder, _, lanes) = lanes(LaneOptions::default());
+    let lane = lanes.lane("student", &info("student")).unwrap();
+    let long = greedy(&"long ".repeat(200), 5);
+    let odd = GenerateRequest { prompt: super::super::Prompt::Tokens(vec![7, 100_000]), ..greedy("", 5) };
+    let done = lane.generate(&[long, greedy("good", 5), odd]).unwrap();
+    assert_eq!(done[0], Err(GenerateFailure::TooLong { tokens: 1003, limit: 512 }));
+    assert_eq!(done[1].as_ref().unwrap()[0].tokens.len(), 5);
+    assert!(matches!(&done[2], Err(GenerateFailure::Template(why)) if why.contains("100000")));
+    let error = lane.generate(&[greedy("good", 0)]).unwrap_err().to_string();
+    assert!(error.contains("`max-new-tokens` is 0"), "{error}");
+}
+
+#[test]
+fn a_text_that_can_never_fit_says_what_to_lower() {
+    let bytes = {
+        let (folder, ..) = lanes(LaneOptions::default());
+        let files = folder_files(folder.path());
+        TextModel::load(&files).unwrap().weight_bytes(&files)
+    };
+    let (_folder, _, lanes) = lanes(LaneOptions { memory: Some(bytes + 100_000), ..LaneOptions::default() });
+    let lane = lanes.lane("student", &info("student")).unwrap();
+    let error = lane.generate(&[greedy("question", 400)]).unwrap_err();
+    let RunError::Failed { code, message, help } = error else { panic!("{error:?}") };
+    assert_eq!(code, "out-of-memory");
+    assert!(message.contains("400 new ones need") && help.unwrap().contains("`context`"), "{message}");
+    // A shorter one goes through, and rows as well.
+    assert!(lane.generate(&[greedy("question", 20)]).unwrap()[0].is_ok());
+    assert!(lane.score(&rows(), None).unwrap().iter().all(|score| score.is_ok()));
 }

@@ -1,7 +1,8 @@
 use crate::config::{ModelDecl, ModelSource, RunOptions, decode_fields};
 use crate::diag::{Diagnostics, SourceId, Span, Spanned};
 use crate::exec::{Rejected, RunError};
-use crate::model::{ModelLane, ScoreFailure, ScoreRequest, Scored};
+use crate::model::{GenerateFailure, GenerateRequest, Generated, ModelLane};
+use crate::model::{ScoreFailure, ScoreRequest, Scored, Ticket};
 use crate::ops::testing::{MemoryHost, MemoryJournal};
 use crate::ops::testing_node::{lines, rows, rows_json};
 use crate::ops::{Operator, ResolveCx, Resolved};
@@ -18,18 +19,24 @@ struct Counting {
 }
 
 impl ModelLane for Counting {
-    fn score(
+    fn submit_score(
         &self,
         rows: &[ScoreRequest],
         max_tokens: Option<u32>,
-    ) -> Result<Vec<Result<Scored, ScoreFailure>>, RunError> {
+    ) -> Result<Ticket<Result<Scored, ScoreFailure>>, RunError> {
         let mut asked = self.asked.lock().unwrap();
         if self.fail_after.is_some_and(|n| asked.iter().map(Vec::len).sum::<usize>() >= n) {
             return Err(RunError::Interrupted);
         }
         asked.push(rows.to_vec());
         let limit = max_tokens.map_or(usize::MAX, |n| n as usize);
-        Ok(rows.iter().map(|row| one(row, limit)).collect())
+        Ok(Ticket::ready(rows.iter().map(|row| one(row, limit)).collect()))
+    }
+    fn submit_generate(
+        &self,
+        _: &[GenerateRequest],
+    ) -> Result<Ticket<Result<Vec<Generated>, GenerateFailure>>, RunError> {
+        Err(RunError::failed("no-generation", "scoring writes nothing"))
     }
     fn count_tokens(&self, text: &str) -> Result<usize, RunError> {
         Ok(text.len())
@@ -216,6 +223,26 @@ fn a_stop_loses_no_finished_row() {
     let asked = |lane: &Counting| lane.asked.lock().unwrap().iter().flatten().cloned().collect::<Vec<_>>();
     let (before, after) = (asked(&cut), asked(&lane));
     assert!(!before.is_empty() && before.iter().all(|row| !after.contains(row)));
+}
+
+/// Nodes that score different responses to the same questions must keep step.
+#[test]
+fn groups_have_the_same_questions_whatever_the_responses_are() {
+    let questions_of_groups = |response: &dyn Fn(usize) -> String| {
+        let row = |i: usize| {
+            let response = response(i);
+            format!(r#"{{"id":"{i}","question":"q{i}","response":"{response}"}}"#)
+        };
+        let input = rows(&format!("[{}]", (0..90).map(row).collect::<Vec<_>>().join(",")));
+        let lane = Arc::<Counting>::default();
+        run("", &input, &lane, &Arc::default()).unwrap();
+        let asked = lane.asked.lock().unwrap();
+        let questions = |group: &Vec<ScoreRequest>| group.iter().map(|r| r.messages[0].1.clone()).collect::<Vec<_>>();
+        asked.iter().map(questions).collect::<Vec<_>>()
+    };
+    let short = questions_of_groups(&|i| format!("a{}", i % 7));
+    assert_eq!(short, questions_of_groups(&|i| "b".repeat(1 + i * 13 % 200)));
+    assert_eq!(short.len(), 4);
 }
 
 #[test]
