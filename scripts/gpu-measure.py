@@ -231,7 +231,7 @@ class Measurement:
 
     def ours(self, work, dtype):
         """One JSON object: tokens_per_s, rows_per_s, seconds, peak_memory_bytes, device, and what was computed."""
-        command = [self.args.idiolect, "bench", work, "--model", self.args.model, "--rows", self.rows_file(work)]
+        command = [self.args.idiolect, "bench", {"lora": "train"}.get(work, work), "--model", self.args.model, "--rows", self.rows_file(work)]
         command += ["--dtype", dtype, "--device", self.args.device, "--json"]
         return json.loads(self.call(command + self.new_tokens(work)))
 
