@@ -25,6 +25,10 @@ import time
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
+# A bundle brings Python packages that the peer needs.
+ENVIRONMENT = os.environ | {
+    "PYTHONPATH": os.pathsep.join(filter(None, [str(HERE / "python"), os.environ.get("PYTHONPATH")]))
+}
 # Rows, and new tokens, of the throughput steps.
 SCORE_ROWS, GENERATE_ROWS, LORA_ROWS, NEW_TOKENS = 336, 32, 64, 128
 
@@ -150,6 +154,7 @@ class Measurement:
                     stderr=subprocess.PIPE,
                     text=True,
                     timeout=max(self.left(), 1),
+                    env=ENVIRONMENT,
                     **more,
                 )
             except subprocess.TimeoutExpired as late:
@@ -229,11 +234,14 @@ class Measurement:
         path.write_text(json.dumps(rows[: self.args.limit], ensure_ascii=False), encoding="utf-8")
         return path.resolve()
 
-    def ours(self, work, dtype):
-        """One JSON object: tokens_per_s, rows_per_s, seconds, peak_memory_bytes, device, and what was computed."""
-        command = [self.args.idiolect, "bench", {"lora": "train"}.get(work, work), "--model", self.args.model, "--rows", self.rows_file(work)]
-        command += ["--dtype", dtype, "--device", self.args.device, "--json"]
-        return json.loads(self.call(command + self.new_tokens(work)))
+    def ours(self, work, dtype, batches):
+        """One JSON object: tokens_per_s, rows_per_s, seconds, peak_memory_bytes, device, and what was computed. Scoring
+        and writing choose their batches themselves; training has the peer's."""
+        command = [self.args.idiolect, "bench", {"lora": "train"}.get(work, work), "--model", self.args.model]
+        command += ["--rows", self.rows_file(work), "--limit", len(self.rows)]
+        command += ["--dtype", dtype, "--device", self.args.device, "--json", *self.new_tokens(work)]
+        sizes = [["--batch", size] for size in batches] if work == "lora" else [[]]
+        return max((json.loads(self.call(command + size)) for size in sizes), key=lambda found: found["tokens_per_s"])
 
     def theirs(self, work, dtype, batches):
         command = [sys.executable, self.args.peer, work, "--model", self.args.model, "--rows", self.rows_file(work)]
@@ -248,7 +256,7 @@ class Measurement:
         self.step("reference bf16", self.reference, "bf16")
         plan = [("score", "bf16", [16, 64]), ("generate", "bf16", [32]), ("lora", "bf16", [8, 32]), ("score", "f32", [32])]
         for work, dtype, batches in plan:
-            self.step(f"{work} {dtype}, idiolect", self.ours, work, dtype)
+            self.step(f"{work} {dtype}, idiolect", self.ours, work, dtype, batches)
             if self.args.peer:
                 self.step(f"{work} {dtype}, transformers", self.theirs, work, dtype, batches)
         return 0 if self.result["steps"] else 1
@@ -269,7 +277,10 @@ def args_device_name(device):
 
 def markdown(result):
     about, steps = result["machine"], result["steps"]
-    details = [f"{key} {about[key]}" for key in ("driver_version", "idiolect", "torch", "transformers") if key in about]
+    details = [f"{key} {about[key]}" for key in ("torch", "transformers") if key in about]
+    details = [about["idiolect"], *details]
+    if "driver_version" in about:
+        details.append(f"driver {about['driver_version']}")
     lines = [f"### {about['device']}", "", ", ".join(details) + ".", ""]
     references = {name.split()[1]: figures for name, figures in steps.items() if name.startswith("reference")}
     if references:

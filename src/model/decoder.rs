@@ -95,6 +95,13 @@ impl Loader<'_> {
         let c = self.config;
         let (queries, keys) = (c.num_attention_heads * c.head_dim, c.num_key_value_heads * c.head_dim);
         let head_norm = |name| if c.qk_norm { self.norm(name, c.head_dim).map(Some) } else { Ok(None) };
+        let shape = AttentionShape {
+            heads: c.num_attention_heads,
+            key_value_heads: c.num_key_value_heads,
+            head_dim: c.head_dim,
+            window: c.sliding_window[layer],
+        };
+        self.kernels.prepare(&shape).doing(|| format!("preparing the attention of `{}`", self.prefix))?;
         Ok(Attention {
             qkv_proj: self.linear(
                 &[("q_proj", queries), ("k_proj", keys), ("v_proj", keys)],
@@ -104,12 +111,7 @@ impl Loader<'_> {
             o_proj: self.linear(&[("o_proj", c.hidden_size)], queries, c.o_bias)?,
             q_norm: head_norm("q_norm")?,
             k_norm: head_norm("k_norm")?,
-            shape: AttentionShape {
-                heads: c.num_attention_heads,
-                key_value_heads: c.num_key_value_heads,
-                head_dim: c.head_dim,
-                window: c.sliding_window[layer],
-            },
+            shape,
         })
     }
 

@@ -60,8 +60,13 @@ fn last_logits(decoder: &Decoder, tokens: &[u32]) -> Vec<f32> {
     decoder.logits(&hidden, &[tokens.len() as u32 - 1]).unwrap().flatten_all().unwrap().to_vec1().unwrap()
 }
 
-fn both(precision: Precision) -> [Arc<dyn Kernels>; 2] {
-    [Arc::new(Portable::new(&Device::Cpu, precision)), kernels::select(&Device::Cpu, precision).unwrap()]
+fn all(precision: Precision) -> [Arc<dyn Kernels>; 3] {
+    let device = Device::Cpu;
+    [
+        Arc::new(Portable::new(&device, precision)),
+        Arc::new(Portable::as_on_a_gpu(&device, precision)),
+        kernels::select(&device, precision).unwrap(),
+    ]
 }
 
 fn assert_near(what: &str, found: impl IntoIterator<Item = f32>, expected: &[f64], tolerance: f64) {
@@ -73,7 +78,7 @@ fn assert_near(what: &str, found: impl IntoIterator<Item = f32>, expected: &[f64
 #[test]
 fn decoders_of_the_family_agree_with_an_independent_implementation() {
     for case in cases() {
-        for kernels in both(Precision::F32) {
+        for kernels in all(Precision::F32) {
             let what = format!("{} with {} kernels", case["name"], kernels.name());
             let decoder = load(&case, Precision::F32, kernels);
             let sequences = sequences(&case);
@@ -103,7 +108,7 @@ fn what_distinguishes_the_models_shows_in_the_golden_numbers() {
 #[test]
 fn bfloat16_stays_near() {
     for case in cases() {
-        for kernels in both(Precision::Bf16) {
+        for kernels in all(Precision::Bf16) {
             let what = format!("{} with {} kernels", case["name"], kernels.name());
             let decoder = load(&case, Precision::Bf16, kernels);
             let sequence = sequences(&case).remove(0);
@@ -216,8 +221,10 @@ fn shared_beginnings_and_steps_give_the_bits_of_one_pass() {
 
 #[test]
 fn portable_kernels_share_and_step_within_rounding() {
-    for case in cases() {
-        let decoder = load(&case, Precision::F32, Arc::new(Portable::new(&Device::Cpu, Precision::F32)));
+    let cases = cases();
+    let [one_by_one, on_a_gpu, _] = all(Precision::F32);
+    for (case, kernels) in cases.iter().flat_map(|case| [(case, &one_by_one), (case, &on_a_gpu)]) {
+        let decoder = load(case, Precision::F32, kernels.clone());
         every_way(&decoder, |way, found, expected| {
             for (found, expected) in found.iter().zip(expected) {
                 let expected: Vec<f64> = expected.iter().map(|v| f64::from(*v)).collect();

@@ -137,6 +137,10 @@ impl Kernels for Measured {
         self.kernels.batch_invariant()
     }
 
+    fn prepare(&self, shape: &AttentionShape) -> Result<()> {
+        self.kernels.prepare(shape)
+    }
+
     fn linear(&self, parts: Vec<Part>) -> Result<Arc<dyn FrozenLinear>> {
         let outputs = parts.iter().map(|part| part.matrix.dims().0).sum();
         let inputs = parts.first().map_or(0, |part| part.matrix.dims().1);

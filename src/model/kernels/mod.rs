@@ -185,6 +185,11 @@ pub trait Kernels: Backward + Debug + Send + Sync {
     /// The scorer runs one sequence at a time where they are not.
     fn batch_invariant(&self) -> bool;
 
+    /// Told of every layer's attention before it is used.
+    fn prepare(&self, _: &AttentionShape) -> Result<()> {
+        Ok(())
+    }
+
     /// Takes the matrices of a linear layer in the layout that [`FrozenLinear::forward`] wants. The outputs of the
     /// parts stand side by side: one product where several layers read the same input.
     fn linear(&self, parts: Vec<Part>) -> Result<Arc<dyn FrozenLinear>>;

@@ -2,12 +2,17 @@
 //! are measured against.
 
 mod backward;
+mod fixed;
+mod gpu;
+mod tiles;
 
 use super::{Angles, AttentionShape, FrozenLinear, Kernels, LayerCache, Matrix, Packing, Part, Turned};
 use crate::model::files::Precision;
 use candle_core::quantized::QMatMul;
 use candle_core::{D, DType, Device, Module, Result, Tensor};
 use candle_transformers::utils::build_additive_causal_mask;
+use fixed::{Blocks, ROWS};
+use gpu::Gpu;
 use std::sync::Arc;
 
 /// Queries of a sequence that attention takes at once: bounds its scores to `heads * BLOCK * tokens`.
@@ -19,15 +24,27 @@ const LOGIT_BYTES: usize = 32 << 20;
 pub struct Portable {
     device: Device,
     activations: DType,
+    /// On a GPU, all sequences of a pass are computed at once.
+    gpu: Option<Gpu>,
 }
 
 impl Portable {
     pub fn new(device: &Device, precision: Precision) -> Self {
+        Self { gpu: device.is_cuda().then(Gpu::default), ..Self::one_by_one(device, precision) }
+    }
+
+    /// Works on any device as on a GPU.
+    #[cfg(test)]
+    pub fn as_on_a_gpu(device: &Device, precision: Precision) -> Self {
+        Self { gpu: Some(Gpu::default()), ..Self::one_by_one(device, precision) }
+    }
+
+    fn one_by_one(device: &Device, precision: Precision) -> Self {
         let activations = match precision {
             Precision::Bf16 => DType::BF16,
             Precision::F32 | Precision::Quantized => DType::F32,
         };
-        Self { device: device.clone(), activations }
+        Self { device: device.clone(), activations, gpu: None }
     }
 }
 
@@ -36,6 +53,8 @@ struct Linear {
     weight: Weight,
     bias: Option<Tensor>,
     outputs: usize,
+    /// On a GPU.
+    blocks: Option<Blocks>,
 }
 
 #[derive(Debug)]
@@ -46,11 +65,20 @@ enum Weight {
     Quantized(Vec<QMatMul>),
 }
 
+impl Weight {
+    fn product(&self, x: &Tensor) -> Result<Tensor> {
+        match self {
+            Self::Transposed(w) => x.matmul(w),
+            Self::Quantized(parts) => side_by_side(parts.iter().map(|w| w.forward(x)).collect::<Result<_>>()?, 1),
+        }
+    }
+}
+
 impl FrozenLinear for Linear {
     fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let y = match &self.weight {
-            Weight::Transposed(w) => x.matmul(w)?,
-            Weight::Quantized(parts) => side_by_side(parts.iter().map(|w| w.forward(x)).collect::<Result<_>>()?, 1)?,
+        let y = match &self.blocks {
+            Some(blocks) => blocks.product(x, |x| self.weight.product(x))?,
+            None => self.weight.product(x)?,
         };
         match &self.bias {
             Some(bias) => y.broadcast_add(bias),
@@ -59,13 +87,20 @@ impl FrozenLinear for Linear {
     }
 
     fn label_nll(&self, hidden: &Tensor, labels: &[u32]) -> Result<Vec<f32>> {
-        let rows = (LOGIT_BYTES / (4 * self.outputs)).max(1);
-        let mut nll = Vec::with_capacity(labels.len());
-        for chunk in labels.chunks(rows) {
-            let logits = self.forward(&hidden.narrow(0, nll.len(), chunk.len())?)?;
-            nll.extend(nll_of_logits(&logits.to_dtype(DType::F32)?, chunk)?);
+        let rows = match &self.blocks {
+            Some(_) => ROWS,
+            None => (LOGIT_BYTES / (4 * self.outputs)).max(1),
+        };
+        let mut nll = Vec::with_capacity(labels.len().div_ceil(rows));
+        for (nth, chunk) in labels.chunks(rows).enumerate() {
+            let logits = self.forward(&hidden.narrow(0, nth * rows, chunk.len())?)?;
+            nll.push(nll_of_logits(&logits.to_dtype(DType::F32)?, chunk)?);
         }
-        Ok(nll)
+        // Read at the end: a GPU is not waited for between chunks.
+        match nll.is_empty() {
+            true => Ok(Vec::new()),
+            false => side_by_side(nll, 0)?.to_vec1(),
+        }
     }
 
     fn backward(&self, dy: &Tensor) -> Result<Tensor> {
@@ -86,9 +121,17 @@ impl Kernels for Portable {
         self.activations
     }
 
-    /// The blocking of a general matrix product depends on the number of rows.
+    /// The blocking of a general matrix product depends on the number of rows. On a GPU the products have fixed shapes,
+    /// and trials tell.
     fn batch_invariant(&self) -> bool {
-        false
+        self.gpu.as_ref().is_some_and(Gpu::invariant)
+    }
+
+    fn prepare(&self, shape: &AttentionShape) -> Result<()> {
+        match &self.gpu {
+            Some(gpu) => gpu.prepare(shape, self.activations, &self.device),
+            None => Ok(()),
+        }
     }
 
     fn linear(&self, parts: Vec<Part>) -> Result<Arc<dyn FrozenLinear>> {
@@ -103,6 +146,8 @@ impl Kernels for Portable {
             }
             false => None,
         };
+        let inputs = parts.first().map_or(0, |part| part.matrix.dims().1);
+        let kinds: Vec<String> = parts.iter().map(|part| kind(&part.matrix)).collect();
         let (mut dense, mut quantized) = (Vec::new(), Vec::new());
         for part in parts {
             match part.matrix {
@@ -115,11 +160,22 @@ impl Kernels for Portable {
             (true, false) => Weight::Quantized(quantized),
             _ => candle_core::bail!("a layer of dense and quantised parts"),
         };
-        Ok(Arc::new(Linear { weight, bias, outputs: outs.iter().sum() }))
+        let outputs = outs.iter().sum();
+        let blocks = match &self.gpu {
+            Some(gpu) => {
+                let shape = (inputs, outputs);
+                Some(gpu.blocks(kinds.join(" "), shape, self.activations, &self.device, |x| weight.product(x))?)
+            }
+            None => None,
+        };
+        Ok(Arc::new(Linear { weight, bias, outputs, blocks }))
     }
 
     fn rms_norm(&self, x: &Tensor, weight: &Tensor, eps: f32) -> Result<Tensor> {
         let y = x.to_dtype(DType::F32)?;
+        if self.gpu.is_some() {
+            return candle_nn::ops::rms_norm(&y.contiguous()?, weight, eps)?.to_dtype(x.dtype());
+        }
         let mean = (y.sqr()?.sum_keepdim(D::Minus1)? / y.dim(D::Minus1)? as f64)?;
         let y = y.broadcast_div(&(mean + f64::from(eps))?.sqrt()?)?;
         y.broadcast_mul(weight)?.to_dtype(x.dtype())
@@ -150,6 +206,7 @@ impl Kernels for Portable {
         let part = |first: usize, count: usize| {
             qkv.narrow(1, first * head_dim, count * head_dim)?.reshape((tokens, count, head_dim))
         };
+        let rotary = if self.gpu.is_some() { fused_rotary } else { rotary };
         let turn = |x: Tensor, norm: Option<&Tensor>| match norm {
             Some(weight) => rotary(&self.rms_norm(&x, weight, turned.eps)?, turned.angles),
             None => rotary(&x, turned.angles),
@@ -157,6 +214,9 @@ impl Kernels for Portable {
         let q = turn(part(0, heads)?, turned.norms.map(|n| n.0))?;
         let k = turn(part(heads, kv_heads)?, turned.norms.map(|n| n.1))?;
         let v = part(heads + kv_heads, kv_heads)?;
+        if let Some(gpu) = &self.gpu {
+            return gpu.attention(&q, k, v, shape, packing, kept);
+        }
         let mut caches: Vec<Option<(Tensor, Tensor)>> = Vec::with_capacity(packing.runs().len());
         let mut parts = Vec::with_capacity(packing.runs().len());
         for (i, run) in packing.runs().iter().enumerate() {
@@ -215,6 +275,21 @@ fn rotary(x: &Tensor, angles: &Angles) -> Result<Tensor> {
     Tensor::cat(&[first, second], D::Minus1)?.to_dtype(x.dtype())
 }
 
+/// The same in one launch.
+fn fused_rotary(x: &Tensor, angles: &Angles) -> Result<Tensor> {
+    let Angles::Tensors { cos, sin } = angles else { candle_core::bail!("angles of other kernels") };
+    let y = x.to_dtype(DType::F32)?.contiguous()?.unsqueeze(0)?;
+    candle_nn::rotary_emb::rope_thd(&y, cos, sin)?.squeeze(0)?.to_dtype(x.dtype())
+}
+
+/// What distinguishes the products of a matrix from those of another of its shape.
+fn kind(matrix: &Matrix) -> String {
+    match matrix {
+        Matrix::Dense(_) => "dense".into(),
+        Matrix::Quantized(q) => format!("{:?}", q.dtype()),
+    }
+}
+
 /// Attention of a run, whose queries `[heads, rows, head_dim]` are the last of the sequence's positions; keys and values
 /// are `[key_value_heads, positions, head_dim]`. A block of queries at a time; gives `[rows, heads * head_dim]`.
 fn attend(q: &Tensor, k: &Tensor, v: &Tensor, shape: &AttentionShape) -> Result<Tensor> {
@@ -244,10 +319,10 @@ fn attend(q: &Tensor, k: &Tensor, v: &Tensor, shape: &AttentionShape) -> Result<
 }
 
 /// `log(sum(exp(logits))) - logits[label]` for each row.
-fn nll_of_logits(logits: &Tensor, labels: &[u32]) -> Result<Vec<f32>> {
+fn nll_of_logits(logits: &Tensor, labels: &[u32]) -> Result<Tensor> {
     let labels = Tensor::new(labels, logits.device())?.unsqueeze(1)?;
     let max = logits.max_keepdim(D::Minus1)?;
     let sum = logits.broadcast_sub(&max)?.exp()?.sum_keepdim(D::Minus1)?;
     let label = logits.gather(&labels, D::Minus1)?;
-    (sum.log()? - (label - max)?)?.squeeze(D::Minus1)?.to_vec1()
+    (sum.log()? - (label - max)?)?.squeeze(D::Minus1)
 }

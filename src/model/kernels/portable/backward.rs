@@ -39,7 +39,7 @@ impl Linear {
         for chunk in labels.chunks(rows) {
             let hidden = hidden.narrow(0, nll.len(), chunk.len())?;
             let logits = self.forward(&hidden)?.to_dtype(DType::F32)?;
-            nll.extend(super::nll_of_logits(&logits, chunk)?);
+            nll.extend(super::nll_of_logits(&logits, chunk)?.to_vec1::<f32>()?);
             let places = Tensor::new(chunk, logits.device())?.unsqueeze(1)?;
             let minus_one = (places.ones_like()?.to_dtype(DType::F32)? * -1.0)?;
             let d = candle_nn::ops::softmax_last_dim(&logits)?.scatter_add(&places, &minus_one, 1)?;

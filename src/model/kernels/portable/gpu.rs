@@ -1,0 +1,162 @@
+//! How the portable kernels work on a GPU, where a launch costs more than most of what it starts: all sequences of a pass
+//! at once, in products of fixed shapes, whose indices and masks are made once for all layers.
+
+use super::super::{AttentionShape, LayerCache, Packing};
+use super::fixed::{Blocks, noise, same};
+use super::tiles::{Plan, Span, spans};
+use candle_core::{DType, Device, Result, Tensor};
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// Plans that are kept: a model has one or two kinds of layers.
+const PLANS: usize = 4;
+
+/// What was tried on a device, and what a pass's layers share.
+#[derive(Debug, Default)]
+pub(super) struct Gpu {
+    /// By kind of weights, inputs and outputs.
+    layers: Mutex<HashMap<(String, usize, usize), Blocks>>,
+    /// Whether attention does not depend on the pass, by heads, key heads and their width.
+    attention: Mutex<HashMap<(usize, usize, usize), bool>>,
+    plans: Mutex<VecDeque<(Pass, Arc<Plan>)>>,
+}
+
+/// What a plan was made for.
+#[derive(Debug, Clone, PartialEq)]
+struct Pass {
+    packing: Packing,
+    kept: Vec<usize>,
+    shape: AttentionShape,
+}
+
+impl Gpu {
+    /// Whether every trial so far showed that a row's bits do not depend on the pass.
+    pub fn invariant(&self) -> bool {
+        let attention = lock(&self.attention);
+        let products = lock(&self.layers).values().all(|blocks| blocks.invariant);
+        products && !attention.is_empty() && attention.values().all(|same| *same)
+    }
+
+    /// The blocks for a layer's products; layers of one kind and shape are tried once.
+    pub fn blocks(
+        &self,
+        kind: String,
+        (input, output): (usize, usize),
+        dtype: DType,
+        device: &Device,
+        product: impl Fn(&Tensor) -> Result<Tensor>,
+    ) -> Result<Blocks> {
+        let key = (kind, input, output);
+        if let Some(known) = lock(&self.layers).get(&key) {
+            return Ok(known.clone());
+        }
+        let blocks = Blocks::of((input, output), dtype, device, product)?;
+        lock(&self.layers).insert(key, blocks.clone());
+        Ok(blocks)
+    }
+
+    /// Tries attention of a shape.
+    pub fn prepare(&self, shape: &AttentionShape, dtype: DType, device: &Device) -> Result<()> {
+        let key = (shape.heads, shape.key_value_heads, shape.head_dim);
+        if lock(&self.attention).contains_key(&key) {
+            return Ok(());
+        }
+        let invariant = trial(&AttentionShape { window: None, ..*shape }, dtype, device)?;
+        lock(&self.attention).insert(key, invariant);
+        Ok(())
+    }
+
+    /// Attention of a pass. `q` is `[tokens, heads, head_dim]`, turned already, `k` and `v` are `[tokens,
+    /// key_value_heads, head_dim]`; gives `[tokens, heads * head_dim]`.
+    pub fn attention(
+        &self,
+        q: &Tensor,
+        k: Tensor,
+        v: Tensor,
+        shape: &AttentionShape,
+        packing: &Packing,
+        kept: &mut [Option<&mut LayerCache>],
+    ) -> Result<Tensor> {
+        let (mut keys, mut values, mut lengths) = (vec![k], vec![v], Vec::with_capacity(kept.len()));
+        for cache in kept.iter() {
+            lengths.push(match cache {
+                Some(LayerCache::Tensors(Some((k, v)))) => {
+                    keys.push(k.transpose(0, 1)?);
+                    values.push(v.transpose(0, 1)?);
+                    k.dim(1)?
+                }
+                Some(LayerCache::Native(_)) => candle_core::bail!("a sequence of other kernels"),
+                Some(LayerCache::Tensors(None)) | None => 0,
+            });
+        }
+        let (k, v) = (super::side_by_side(keys, 0)?, super::side_by_side(values, 0)?);
+        let spans = spans(packing, &lengths)?;
+        for (cache, span) in kept.iter_mut().zip(&spans) {
+            if let Some(cache) = cache {
+                **cache = LayerCache::Tensors(keep(&k, &v, span)?);
+            }
+        }
+        let pass = Pass { packing: packing.clone(), kept: lengths, shape: *shape };
+        self.plan(pass, &spans, q.device())?.attend(q, &k, &v, shape)
+    }
+
+    fn plan(&self, pass: Pass, spans: &[Span], device: &Device) -> Result<Arc<Plan>> {
+        let mut plans = lock(&self.plans);
+        if let Some((_, plan)) = plans.iter().find(|(known, _)| *known == pass) {
+            return Ok(plan.clone());
+        }
+        let plan = Arc::new(Plan::new(spans, &pass.shape, device)?);
+        plans.truncate(PLANS - 1);
+        plans.push_front((pass, plan.clone()));
+        Ok(plan)
+    }
+}
+
+/// Keys and values of a sequence up to the end of a run, as a cache holds them.
+fn keep(k: &Tensor, v: &Tensor, span: &Span) -> Result<Option<(Tensor, Tensor)>> {
+    if span.keys.is_empty() {
+        return Ok(None);
+    }
+    let gathered = |t: &Tensor| {
+        let pieces = span.keys.iter().map(|piece| t.narrow(0, piece.start, piece.len()));
+        super::side_by_side(pieces.collect::<Result<_>>()?, 0)?.transpose(0, 1)?.contiguous()
+    };
+    Ok(Some((gathered(k)?, gathered(v)?)))
+}
+
+/// Whether sequences of many lengths get the same bits together, in another order, each alone, and cut in two.
+fn trial(shape: &AttentionShape, dtype: DType, device: &Device) -> Result<bool> {
+    const LENGTHS: [usize; 9] = [300, 5, 64, 1, 513, 129, 257, 31, 700];
+    let tokens: usize = LENGTHS.iter().sum();
+    let numbers =
+        |heads: usize| noise(tokens * heads * shape.head_dim, device)?.reshape((tokens, heads, shape.head_dim));
+    let q = numbers(shape.heads)?.to_dtype(dtype)?;
+    // Keys and values that are like neither the queries nor each other.
+    let (k, v) =
+        ((numbers(shape.key_value_heads)? * 3.0)?.to_dtype(dtype)?, (&q * 1.0)?.narrow(1, 0, shape.key_value_heads)?);
+    let whole = spans(&Packing::new(LENGTHS), &[])?;
+    let attend = |spans: &[Span]| Plan::new(spans, shape, device)?.attend(&q, &k, &v, shape);
+    let together = attend(&whole)?;
+    let cut = |span: &Span| {
+        let middle = span.rows.start + span.rows.len() / 3;
+        let (start, end) = (span.rows.start, span.rows.end);
+        let first = Span { rows: start..middle, start: 0, keys: vec![start..middle] };
+        [first, Span { rows: middle..end, start: middle - start, keys: vec![start..middle, middle..end] }]
+    };
+    let mut ways = vec![whole.iter().rev().cloned().collect::<Vec<_>>(), whole.iter().flat_map(cut).collect()];
+    ways.extend(whole.iter().map(|span| vec![span.clone()]));
+    for way in ways {
+        let other = attend(&way)?;
+        for rows in way.into_iter().map(|span| span.rows).filter(|rows| !rows.is_empty()) {
+            let part = |t: &Tensor| t.narrow(0, rows.start, rows.len());
+            if !same(&part(&other)?, &part(&together)?)? {
+                return Ok(false);
+            }
+        }
+    }
+    Ok(true)
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
