@@ -33,10 +33,10 @@ impl Portable {
         Self { gpu: device.is_cuda().then(Gpu::default), ..Self::one_by_one(device, precision) }
     }
 
-    /// Works on any device as on a GPU.
+    /// Computes on any device as on a GPU.
     #[cfg(test)]
     pub fn as_on_a_gpu(device: &Device, precision: Precision) -> Self {
-        Self { gpu: Some(Gpu::default()), ..Self::one_by_one(device, precision) }
+        Self { gpu: Some(Gpu::untried()), ..Self::one_by_one(device, precision) }
     }
 
     fn one_by_one(device: &Device, precision: Precision) -> Self {

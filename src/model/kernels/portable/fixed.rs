@@ -26,6 +26,11 @@ pub(super) struct Blocks {
 }
 
 impl Blocks {
+    /// Filled up to [`ROWS`], without a trial.
+    pub fn untried() -> Self {
+        Self { sizes: vec![ROWS], invariant: false }
+    }
+
     /// Tries a product `[rows, input]` to `[rows, output]` on its device.
     pub fn of(
         (input, output): (usize, usize),
