@@ -162,12 +162,9 @@ impl<'a> Prepared<'a> {
         }
     }
 
-    /// # Safety
-    /// This head of this token is the caller's alone.
-    unsafe fn gradient(&self, token: usize, head: usize) -> &mut [f32] {
-        let dim = self.attention.head_dim;
-        // SAFETY: rows were asserted to be in bounds and of one sequence only; the caller's contract.
-        unsafe { self.target.slice((self.first + token) * self.qkv.stride + head * dim, dim) }
+    /// Where the gradient of a head of a token begins.
+    fn place(&self, token: usize, head: usize) -> usize {
+        (self.first + token) * self.qkv.stride + head * self.attention.head_dim
     }
 
     /// The tokens that see a token.
@@ -271,8 +268,8 @@ impl Kernel for OfQueries<'_> {
             p.sums(s, slopes, count, &p.keys[self.kv_head], &tokens, d_query);
             for row in 0..count {
                 let (token, head) = place(from + row);
-                // SAFETY: this token under this head is this task's alone.
-                let to = unsafe { p.gradient(token, head) };
+                // SAFETY: rows are in bounds and of one sequence only; this token under this head is this task's alone.
+                let to = unsafe { p.target.slice(p.place(token, head), dim) };
                 for (to, value) in to.iter_mut().zip(&d_query[row * p.padded..]) {
                     *to = value * scale;
                 }
@@ -357,8 +354,8 @@ impl Kernel for OfKeys<'_> {
             }
             for row in 0..count {
                 for (gradient, head) in [(&*d_key, heads), (&*d_value, heads + kv_heads)] {
-                    // SAFETY: this token under this head is this task's alone.
-                    let to = unsafe { p.gradient(from + row, head + self.kv_head) };
+                    // SAFETY: as for queries.
+                    let to = unsafe { p.target.slice(p.place(from + row, head + self.kv_head), dim) };
                     to.copy_from_slice(&gradient[row * p.padded..][..dim]);
                 }
             }

@@ -68,17 +68,13 @@ impl Kernel for NormBackward<'_> {
         let sum = s.sum(s.fma(last, s.load(&padded(x_rest)), sum));
         let shift = scale * scale * scale * (sum / self.x.len() as f32);
         // Plain code: the compiler does not fuse these products, so all paths round alike.
+        let slope = |x: f32, weight: f32, dy: f32| dy * weight * scale - x * shift;
+        let inputs = self.x.iter().zip(self.weight);
         match self.dy {
             Some(dy) => {
-                for i in 0..self.dx.len() {
-                    self.dx[i] += dy[i] * self.weight[i] * scale - self.x[i] * shift;
-                }
+                self.dx.iter_mut().zip(dy).zip(inputs).for_each(|((dx, dy), (x, w))| *dx += slope(*x, *w, *dy));
             }
-            None => {
-                for i in 0..self.dx.len() {
-                    self.dx[i] = self.dx[i] * self.weight[i] * scale - self.x[i] * shift;
-                }
-            }
+            None => self.dx.iter_mut().zip(inputs).for_each(|(dx, (x, w))| *dx = slope(*x, *w, *dx)),
         }
     }
 }

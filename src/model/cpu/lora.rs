@@ -71,9 +71,10 @@ impl<'a> RowsMut<'a> {
 
     /// # Safety
     /// The row is one of `new`'s, `width` at most its width, and nobody else uses it.
-    unsafe fn row(&self, row: usize, width: usize) -> &mut [f32] {
+    unsafe fn add(&self, row: usize, width: usize, values: &[f32]) {
         // SAFETY: the caller's contract.
-        unsafe { self.target.slice(row * self.stride, width) }
+        let to = unsafe { self.target.slice(row * self.stride, width) };
+        to.iter_mut().zip(values).for_each(|(to, value)| *to += value);
     }
 }
 
@@ -224,8 +225,7 @@ fn product(isa: Isa, a: Rows<'_>, panels: &[f32], rows: usize, inner: usize, sca
 fn add_rows(sum: &[f32], width: usize, to: &RowsMut<'_>, rows: Range<usize>) {
     for (sum, row) in sum.chunks_exact(width.next_multiple_of(16).max(1)).zip(rows) {
         // SAFETY: rows are a block's, and blocks are disjoint and within the rows that `to` was made for.
-        let to = unsafe { to.row(row, width) };
-        to.iter_mut().zip(sum).for_each(|(to, sum)| *to += sum);
+        unsafe { to.add(row, width, sum) };
     }
 }
 

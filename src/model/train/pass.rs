@@ -57,7 +57,7 @@ pub struct PassOptions {
 
 impl Default for PassOptions {
     fn default() -> Self {
-        Self { checkpointing: false, tokens: 2048 }
+        Self { checkpointing: false, tokens: 1024 }
     }
 }
 
@@ -100,12 +100,12 @@ pub fn gradients(
     let weight = (1.0 / label_tokens as f64) as f32;
     for rows in passes(batch, options.tokens) {
         let pass = Pass::new(decoder, adapter, &batch[rows.clone()], rows.start, options, drawn);
-        let nll = pass.and_then(|pass| pass.run(weight, &mut sums.values)).doing(|| {
+        pass.and_then(|pass| pass.run(weight, &mut sums)).doing(|| {
             let tokens: usize = batch[rows.clone()].iter().map(|row| row.tokens.len()).sum();
             format!("training on {} rows of {tokens} tokens", rows.len())
         })?;
-        sums.loss += nll / label_tokens as f64;
     }
+    sums.loss /= label_tokens as f64;
     Ok(sums)
 }
 
@@ -208,8 +208,8 @@ impl<'a> Pass<'a> {
         })
     }
 
-    /// Adds to the gradients, scaled by `weight`, and gives the sum of the labels' negative log-likelihoods.
-    fn run(&self, weight: f32, gradients: &mut [f32]) -> TensorResult<f64> {
+    /// Adds to the gradients, scaled by `weight`, and the labels' negative log-likelihoods to the loss.
+    fn run(&self, weight: f32, sums: &mut Gradients) -> TensorResult<()> {
         let decoder = self.decoder;
         let lowest = self.adapter.layers.iter().position(|updates| updates.any(&Target::ALL));
         let first = lowest.unwrap_or(decoder.layers.len());
@@ -223,7 +223,7 @@ impl<'a> Pass<'a> {
             }
             x = out;
         }
-        let (nll, mut dx) = self.head(&x, weight)?;
+        let mut dx = self.head(&x, weight, &mut sums.loss)?;
         drop(x);
         for i in (first..decoder.layers.len()).rev() {
             let Some(Kept { x, inner }) = kept.pop() else { candle_core::bail!("a layer was not kept") };
@@ -231,16 +231,17 @@ impl<'a> Pass<'a> {
                 Some(inner) => inner,
                 None => self.forward(i, &x)?.0,
             };
-            match self.backward(i, &x, inner, dx, i == first, gradients)? {
+            match self.backward(i, &x, inner, dx, i == first, &mut sums.values)? {
                 Some(below) => dx = below,
                 None => break,
             }
         }
-        Ok(nll)
+        Ok(())
     }
 
-    /// The labels' negative log-likelihoods, row by row, and the gradient of the last layer's output.
-    fn head(&self, x: &Tensor, weight: f32) -> TensorResult<(f64, Tensor)> {
+    /// Adds the labels' negative log-likelihoods row by row, so that the sum does not depend on the passes; gives the
+    /// gradient of the last layer's output.
+    fn head(&self, x: &Tensor, weight: f32, loss: &mut f64) -> TensorResult<Tensor> {
         let norm = &self.decoder.norm;
         let places = Tensor::new(&self.places[..], &self.decoder.device)?;
         let at_labels = x.index_select(&places, 0)?;
@@ -248,11 +249,11 @@ impl<'a> Pass<'a> {
         let (nll, d) = self.decoder.lm_head.label_nll_backward(&hidden, &self.labels, weight)?;
         let d = self.norm_backward(norm, &at_labels, &d, at_labels.zeros_like()?)?;
         let dx = x.zeros_like()?.index_add(&places, &d, 0)?;
-        let (mut total, mut nll) = (0.0, nll.into_iter());
+        let mut nll = nll.into_iter();
         for count in &self.counts {
-            total += nll.by_ref().take(*count).map(f64::from).sum::<f64>();
+            *loss += nll.by_ref().take(*count).map(f64::from).sum::<f64>();
         }
-        Ok((total, dx))
+        Ok(dx)
     }
 
     /// A layer's output, and what its gradients need.

@@ -133,7 +133,7 @@ fn gradients_agree_with_differences() {
         let gradients = run(&small, &adapter, PassOptions::default(), 5);
         // Along the gradient, and along a direction of its own in every module.
         let modules = adapter.modules.clone();
-        let directions = modules.iter().map(|m| m.a.start..m.b.end).chain([0..adapter.values.len()]);
+        let directions = modules.iter().map(|m| m.a.start..m.b.end).chain(std::iter::once(0..adapter.values.len()));
         for range in directions {
             let direction: Vec<f32> = gradients.values[range.clone()].to_vec();
             let length = norm(&direction);
@@ -240,13 +240,14 @@ fn labels_of_several_turns_are_a_mean_over_them_all() {
     let small = small("llama-2", Precision::F32, native());
     let prepared = named_adapter(all_targets(2, 0.0), &small.config).prepare(&small.decoder).unwrap();
     let tokens = synthetic::tokens(3, 30, 97);
-    let of = |labels: &[std::ops::Range<usize>]| {
-        let example = Example { tokens: tokens.clone(), labels: labels.to_vec() };
+    let of = |turns: &[[usize; 2]]| {
+        let labels = turns.iter().map(|[from, to]| *from..*to).collect();
+        let example = Example { tokens: tokens.clone(), labels };
         let nothing = Example { tokens: tokens.clone(), labels: vec![] };
         let batch = [&nothing, &example];
         pass::gradients(&small.decoder, &prepared, &batch, &PassOptions::default(), 0).unwrap()
     };
-    let (one, two, both) = (of(&[4..9]), of(&[20..30]), of(&[4..9, 20..30]));
+    let (one, two, both) = (of(&[[4, 9]]), of(&[[20, 30]]), of(&[[4, 9], [20, 30]]));
     assert_eq!(both.label_tokens, 15);
     assert!((both.loss - (one.loss * 5.0 + two.loss * 10.0) / 15.0).abs() < 1e-6);
     for ((one, two), both) in one.values.iter().zip(&two.values).zip(&both.values) {
