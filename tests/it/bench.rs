@@ -60,6 +60,16 @@ fn training_lowers_the_loss() {
 }
 
 #[test]
+fn every_question_gets_its_tokens() {
+    let sandbox = sandbox();
+    let write = ["generate", "--rows", "terse.json", "--new-tokens", "9", "--dtype", "f32"];
+    let report = measured(&sandbox, &write);
+    assert_eq!((&report["rows"], &report["tokens"]), (&6.into(), &54.into()));
+    let alone = measured(&sandbox, &[&write[..], &["--limit", "1"]].concat());
+    assert_eq!(alone["first"], report["first"]);
+}
+
+#[test]
 fn a_single_stream_reads_and_writes() {
     let sandbox = sandbox();
     for work in ["prefill", "decode"] {

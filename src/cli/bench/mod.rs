@@ -1,5 +1,6 @@
 //! `idiolect bench`: how fast a model runs on this machine.
 
+mod generate;
 mod rows;
 mod score;
 mod stream;
@@ -33,6 +34,8 @@ pub struct Args {
 enum Command {
     /// Scores the response of every row
     Score(score::Args),
+    /// Writes an answer to every row's question, all at once
+    Generate(generate::Args),
     /// Trains a low-rank adapter on the response of every row
     Train(train::Args),
     /// Reads one prompt, whose tokens have no meaning
@@ -159,6 +162,7 @@ impl Loaded {
 pub fn run(args: Args) -> u8 {
     let result = match args.command {
         Command::Score(args) => score::run(&args),
+        Command::Generate(args) => generate::run(&args),
         Command::Train(args) => train::run(&args),
         Command::Prefill(args) => stream::prefill(&args),
         Command::Decode(args) => stream::decode(&args),
