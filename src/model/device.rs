@@ -114,8 +114,15 @@ mod cuda {
             0 => Err("the CUDA driver finds no GPU".into()),
             1 if number > 0 => Err("there is one GPU, `cuda:0`".into()),
             n if number >= n => Err(format!("there are {n} GPUs, `cuda:0` to `cuda:{}`", n - 1)),
-            _ => Device::new_cuda(number).map_err(|e| e.to_string()),
+            _ => Device::new_cuda(number).and_then(on_one_stream).map_err(|e| e.to_string()),
         }
+    }
+
+    /// Every tensor would carry two events, which order its uses on several streams.
+    fn on_one_stream(device: Device) -> candle_core::Result<Device> {
+        // SAFETY: the device has the stream that it was made with alone, and the thread that owns it starts all its work.
+        unsafe { device.as_cuda_device()?.disable_event_tracking() };
+        Ok(device)
     }
 
     fn context(device: &Device) -> Option<Arc<CudaContext>> {
