@@ -11,7 +11,7 @@ pub const KERNEL_VARIABLE: &str = "IDIOLECT_KERNEL";
 pub enum Path {
     /// Plain Rust with `f32::mul_add`, on any processor.
     Portable,
-    /// AVX2 and FMA.
+    /// AVX2, FMA and F16C.
     Avx2,
     /// AVX-512F; with AVX-512 BF16, where the processor has it, for `Format::Bf16`.
     Avx512,
@@ -38,7 +38,7 @@ impl Path {
         use std::arch::is_x86_feature_detected as has;
         match self {
             Path::Portable => true,
-            Path::Avx2 => has!("avx2") && has!("fma"),
+            Path::Avx2 => has!("avx2") && has!("fma") && has!("f16c"),
             Path::Avx512 => Path::Avx2.supported() && has!("avx512f"),
             Path::Amx => Path::Avx512.supported() && super::amx::usable(),
         }

@@ -2,6 +2,7 @@
 
 use super::bf16::{PairProduct, PairRows};
 use super::panels::{self, Format, Panels};
+use super::product::{Product, ProductBlock};
 use super::simd::{Kernel, Simd, dispatch};
 use super::tile::{self, Block, F32Weights, PairWeights, Weights};
 use super::{Isa, Path, Rows};
@@ -161,7 +162,7 @@ impl PackedLinear {
     fn product(&self, isa: Isa, x: &[f32], m: usize, y: &mut [f32], into: Into) {
         assert_eq!(y.len(), m * self.out, "outputs of [{m}, {}]", self.out);
         let target = Target(y.as_mut_ptr());
-        self.for_each_block(isa, x, m, |block| {
+        self.for_each_block(isa, x, m, 4, |block| {
             for row in block.rows.clone() {
                 let values = block.row(row);
                 // SAFETY: blocks are disjoint and within [m, out], which `y` was asserted to hold; `y` is borrowed
@@ -173,54 +174,6 @@ impl PackedLinear {
                 }
             }
         });
-    }
-
-    /// Computes the outputs block by block, in any order and on several threads. Each block is handed to `consume`
-    /// and then forgotten.
-    ///
-    /// # Panics
-    /// If x is not `[m, inner]`.
-    fn for_each_block(&self, isa: Isa, x: &[f32], m: usize, consume: impl Fn(ProductBlock<'_>) + Sync) {
-        self.for_each_chunked_block(isa, x, m, 4, consume);
-    }
-
-    /// Like `for_each_block`; blocks start at multiples of `chunk` panels.
-    pub(crate) fn for_each_chunked_block(
-        &self,
-        isa: Isa,
-        x: &[f32],
-        m: usize,
-        chunk: usize,
-        consume: impl Fn(ProductBlock<'_>) + Sync,
-    ) {
-        assert_eq!(x.len(), m * self.inner, "inputs of [{m}, {}]", self.inner);
-        let panels = self.out.div_ceil(16);
-        if m == 0 || panels == 0 {
-            return;
-        }
-        let x = self.prepare(isa, x, m);
-        let serial = m * self.inner * self.out < SERIAL;
-        let unit = if matches!(x, Inputs::Pairs(_)) { 16 } else { 6 };
-        let grid = Grid::new(m, panels, unit, chunk, if serial { 1 } else { rayon::current_num_threads() });
-        let one = |task: usize| {
-            let (rows, panels) = grid.task(task);
-            let stride = panels.len() * 16;
-            with_scratch(rows.len().next_multiple_of(16) * stride, |values| {
-                self.block(isa, &x, rows.clone(), panels.clone(), values);
-                let columns = panels.start * 16..self.out.min(panels.end * 16);
-                if let Some(bias) = &self.bias {
-                    for row in values.chunks_exact_mut(stride).take(rows.len()) {
-                        row.iter_mut().zip(&bias[columns.clone()]).for_each(|(v, b)| *v += b);
-                    }
-                }
-                consume(ProductBlock { rows, columns, values, stride });
-            });
-        };
-        match grid.len() {
-            1 => one(0),
-            n if serial => (0..n).for_each(one),
-            n => (0..n).into_par_iter().for_each(one),
-        }
     }
 
     /// The inputs as the format and the path want them.
@@ -263,27 +216,51 @@ impl PackedLinear {
     }
 }
 
+impl Product for PackedLinear {
+    fn out(&self) -> usize {
+        self.out
+    }
+
+    fn inner(&self) -> usize {
+        self.inner
+    }
+
+    fn for_each_block(&self, isa: Isa, x: &[f32], m: usize, chunk: usize, consume: impl Fn(ProductBlock<'_>) + Sync) {
+        assert_eq!(x.len(), m * self.inner, "inputs of [{m}, {}]", self.inner);
+        let panels = self.out.div_ceil(16);
+        if m == 0 || panels == 0 {
+            return;
+        }
+        let x = self.prepare(isa, x, m);
+        let serial = m * self.inner * self.out < SERIAL;
+        let unit = if matches!(x, Inputs::Pairs(_)) { 16 } else { 6 };
+        let grid = Grid::new(m, panels, unit, chunk, if serial { 1 } else { rayon::current_num_threads() });
+        let one = |task: usize| {
+            let (rows, panels) = grid.task(task);
+            let stride = panels.len() * 16;
+            with_scratch(rows.len().next_multiple_of(16) * stride, |values| {
+                self.block(isa, &x, rows.clone(), panels.clone(), values);
+                let columns = panels.start * 16..self.out.min(panels.end * 16);
+                if let Some(bias) = &self.bias {
+                    for row in values.chunks_exact_mut(stride).take(rows.len()) {
+                        row.iter_mut().zip(&bias[columns.clone()]).for_each(|(v, b)| *v += b);
+                    }
+                }
+                consume(ProductBlock { rows, columns, values, stride });
+            });
+        };
+        match grid.len() {
+            1 => one(0),
+            n if serial => (0..n).for_each(one),
+            n => (0..n).into_par_iter().for_each(one),
+        }
+    }
+}
+
 /// Inputs of a product, ready for a path.
 enum Inputs<'a> {
     F32(Cow<'a, [f32]>),
     Pairs(PairRows),
-}
-
-/// A part of a product.
-pub(crate) struct ProductBlock<'a> {
-    /// Rows of the whole product.
-    pub rows: Range<usize>,
-    /// Columns of the whole product.
-    pub columns: Range<usize>,
-    values: &'a mut [f32],
-    stride: usize,
-}
-
-impl ProductBlock<'_> {
-    /// The block's columns of a row of the whole product.
-    pub(crate) fn row(&self, row: usize) -> &[f32] {
-        &self.values[(row - self.rows.start) * self.stride..][..self.columns.len()]
-    }
 }
 
 struct Shape {
@@ -322,7 +299,7 @@ impl<W: Weights> Kernel for Multiply<'_, W> {
 }
 
 /// How a product is cut into blocks. The cut decides about speed, never about a bit of the result.
-struct Grid {
+pub(crate) struct Grid {
     rows: usize,
     panels: usize,
     /// Rows that stay together.
@@ -334,7 +311,7 @@ struct Grid {
 }
 
 impl Grid {
-    fn new(rows: usize, panels: usize, unit: usize, chunk: usize, threads: usize) -> Grid {
+    pub(crate) fn new(rows: usize, panels: usize, unit: usize, chunk: usize, threads: usize) -> Grid {
         let row_blocks = rows.div_ceil(BLOCK_ROWS);
         let widest = if rows <= 12 { 4 * BLOCK_PANELS } else { BLOCK_PANELS };
         // Several blocks per thread, so that no thread waits long for the last one.
@@ -343,12 +320,12 @@ impl Grid {
         Grid { rows, panels, unit, chunk, row_blocks, panel_blocks: panels.div_ceil(width) }
     }
 
-    fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.row_blocks * self.panel_blocks
     }
 
     /// Successive tasks share their weights.
-    fn task(&self, task: usize) -> (Range<usize>, Range<usize>) {
+    pub(crate) fn task(&self, task: usize) -> (Range<usize>, Range<usize>) {
         let (r, p) = (task % self.row_blocks, task / self.row_blocks);
         let part = |n: usize, of: usize, at: usize, unit: usize| {
             let units = n.div_ceil(unit);

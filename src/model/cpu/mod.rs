@@ -25,6 +25,8 @@ mod linear;
 mod lora;
 mod nll;
 mod panels;
+mod product;
+mod quant;
 mod rows;
 mod simd;
 #[cfg(test)]
@@ -41,4 +43,6 @@ pub use linear::PackedLinear;
 pub use lora::{LowRank, LowRankGradient};
 pub use nll::{label_nll, log_sum_exp};
 pub use panels::Format;
+pub use product::{Product, ProductBlock};
+pub use quant::{QuantMatrix, QuantType, QuantizedLinear};
 pub use rows::{Heads, Rotary, RotaryLayout, Rows, add_rms_norm, rms_norm, rms_norm_heads, swiglu};

@@ -1,9 +1,10 @@
 //! Negative log-likelihoods of labels, without the matrix of all logits.
 
-use super::linear::{ProductBlock, Target};
+use super::Isa;
+use super::linear::Target;
+use super::product::{Product, ProductBlock};
 use super::rows::padded;
 use super::simd::{Kernel, Simd, dispatch};
-use super::{Isa, PackedLinear};
 
 /// Columns over which a maximum and a sum are taken before they are merged: fixed, so that the order of sums is.
 pub(crate) const CHUNK: usize = 256;
@@ -37,7 +38,7 @@ impl Part {
 ///
 /// # Panics
 /// If the lengths disagree or a label is not below `output.out()`.
-pub fn label_nll(isa: Isa, hidden: &[f32], output: &PackedLinear, labels: &[u32], nll: &mut [f32]) {
+pub fn label_nll(isa: Isa, hidden: &[f32], output: &impl Product, labels: &[u32], nll: &mut [f32]) {
     assert_eq!(nll.len(), labels.len(), "one result per label");
     let vocabulary = output.out();
     assert!(labels.iter().all(|label| (*label as usize) < vocabulary), "labels below {vocabulary}");
@@ -45,7 +46,7 @@ pub fn label_nll(isa: Isa, hidden: &[f32], output: &PackedLinear, labels: &[u32]
     let mut parts = vec![Part { greatest: f32::NEG_INFINITY, sum: 0.0 }; labels.len() * chunks];
     let mut of_label = vec![f32::NAN; labels.len()];
     let (parts_target, label_target) = (Target(parts.as_mut_ptr()), Target(of_label.as_mut_ptr()));
-    output.for_each_chunked_block(isa, hidden, labels.len(), CHUNK / 16, |block: ProductBlock<'_>| {
+    output.for_each_block(isa, hidden, labels.len(), CHUNK / 16, |block: ProductBlock<'_>| {
         for row in block.rows.clone() {
             let logits = block.row(row);
             let first = block.columns.start / CHUNK;
@@ -104,7 +105,7 @@ impl Kernel for PartOf<'_> {
 mod tests {
     use super::super::testing::*;
     use super::*;
-    use crate::model::cpu::Format;
+    use crate::model::cpu::{Format, PackedLinear};
     use rand::Rng;
 
     fn nll(isa: Isa, hidden: &[f32], output: &PackedLinear, labels: &[u32]) -> Vec<f32> {
