@@ -4,7 +4,9 @@
 
 use candle_core::{Device, Tensor};
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use idiolect::model::cpu::{Attention, Format, Isa, KvCache, PackedLinear, Queries, Rows, label_nll};
+use idiolect::model::cpu::{
+    Attention, Format, Isa, KvCache, PackedLinear, QuantMatrix, QuantType, QuantizedLinear, Queries, Rows, label_nll,
+};
 use std::hint::black_box;
 use std::time::Duration;
 
@@ -93,6 +95,34 @@ fn linear(c: &mut Criterion) {
     }
 }
 
+/// The same products with quantised weights. One row is limited by memory, and measured in bytes of weights: many copies
+/// take turns, so that none is in a cache.
+fn quantized(c: &mut Criterion) {
+    const BYTES: usize = 128 << 20;
+    let isa = Isa::from_env().expect("a path of this machine");
+    let kinds = [QuantType::Q4_1, QuantType::Q5_1, QuantType::Q8_0];
+    for (inner, out) in SHAPES {
+        let mut group = short(c, &format!("quantized {inner} to {out}"));
+        for kind in kinds {
+            let blocks = vec![1; out * inner / kind.block_inputs() * kind.block_bytes()];
+            let copies = BYTES.div_ceil(blocks.len());
+            let layer = || QuantizedLinear::pack(&[QuantMatrix { kind, out, blocks: &blocks }], inner);
+            let layers: Vec<QuantizedLinear> = (0..copies).map(|_| layer()).collect();
+            for m in [1, 32, 256] {
+                match m {
+                    1 => group.throughput(Throughput::Bytes(layers[0].bytes() as u64)),
+                    _ => group.throughput(Throughput::Elements((2 * m * inner * out) as u64)),
+                };
+                let (x, mut y) = (values(m * inner), vec![0.0; m * out]);
+                let mut layers = layers.iter().cycle();
+                group.bench_function(BenchmarkId::new(format!("{kind:?}"), m), |b| {
+                    b.iter(|| layers.next().map(|layer| layer.forward(isa, &x, m, &mut y)))
+                });
+            }
+        }
+    }
+}
+
 /// Causal attention of whole sequences, and of one new token after each of them.
 fn attention(c: &mut Criterion) {
     let isa = Isa::from_env().expect("a path of this machine");
@@ -129,5 +159,5 @@ fn labels(c: &mut Criterion) {
     }
 }
 
-criterion_group!(benches, peak, linear, attention, labels);
+criterion_group!(benches, peak, linear, quantized, attention, labels);
 criterion_main!(benches);

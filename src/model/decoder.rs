@@ -7,7 +7,7 @@ use super::config::Config;
 use super::error::{Doing, Result};
 use super::kernels::{Angles, AttentionShape, FrozenLinear, Kernels, LayerCache, Packing, Part, Sequence, Turned};
 use super::rope::inverse_frequencies;
-use super::weights::{Matrix, Weights};
+use super::weights::Weights;
 use candle_core::{Device, Tensor};
 use std::sync::Arc;
 
@@ -16,13 +16,21 @@ type TensorResult<T> = candle_core::Result<T>;
 /// A loaded decoder with its language-model head.
 #[derive(Debug)]
 pub struct Decoder {
-    pub(super) embed_tokens: Tensor,
+    embed_tokens: Embedding,
     pub(super) layers: Vec<Layer>,
     pub(super) norm: Norm,
     pub(super) lm_head: Arc<dyn FrozenLinear>,
     pub(super) inverse_frequencies: Vec<f32>,
     pub(super) kernels: Arc<dyn Kernels>,
     pub(super) device: Device,
+}
+
+/// The embedding table `[vocab_size, hidden_size]`.
+#[derive(Debug)]
+enum Embedding {
+    Table(Tensor),
+    /// The rows of a layer: of the head, where they are tied, or of a quantised table.
+    Rows(Arc<dyn FrozenLinear>),
 }
 
 #[derive(Debug)]
@@ -143,20 +151,31 @@ impl Decoder {
     pub fn load(weights: &Weights, config: &Config, kernels: Arc<dyn Kernels>, device: &Device) -> Result<Self> {
         let loader = Loader { weights, config, kernels: &*kernels, prefix: "model.".into() };
         let (vocab, width) = (config.vocab_size, config.hidden_size);
-        let embed_tokens = weights.table("model.embed_tokens.weight", vocab, width)?;
-        let head = match config.tie_word_embeddings {
-            true if weights.is_quantized() => weights.matrix("model.embed_tokens.weight", vocab, width)?,
-            // The same memory serves both.
-            true => Matrix::Dense(embed_tokens.clone()),
-            false => weights.matrix("lm_head.weight", vocab, width)?,
+        let head = |name: &str, doing: &str| {
+            let matrix = weights.matrix(name, vocab, width)?;
+            kernels
+                .linear(vec![Part { matrix, bias: None }])
+                .doing(|| format!("preparing `{doing}` [{vocab}, {width}]"))
+        };
+        const TABLE: &str = "model.embed_tokens.weight";
+        let (embed_tokens, lm_head) = match config.tie_word_embeddings {
+            true => {
+                let head = head(TABLE, "lm_head")?;
+                (Embedding::Rows(head.clone()), head)
+            }
+            false => {
+                let embedding = match weights.is_quantized() {
+                    true => Embedding::Rows(head(TABLE, "embed_tokens")?),
+                    false => Embedding::Table(weights.table(TABLE, vocab, width)?),
+                };
+                (embedding, head("lm_head.weight", "lm_head")?)
+            }
         };
         Ok(Self {
             embed_tokens,
             layers: (0..config.num_hidden_layers).map(|i| loader.layer(i)).collect::<Result<_>>()?,
             norm: loader.norm("norm", width)?,
-            lm_head: kernels
-                .linear(vec![Part { matrix: head, bias: None }])
-                .doing(|| format!("preparing `lm_head` [{vocab}, {width}]"))?,
+            lm_head,
             inverse_frequencies: inverse_frequencies(config.rope_theta, config.head_dim, &config.rope_scaling),
             kernels: kernels.clone(),
             device: device.clone(),
@@ -188,6 +207,15 @@ impl Decoder {
         self.layers.iter().map(|l| bytes(l) as u64).sum()
     }
 
+    /// What the first layer is given for tokens: `[tokens, hidden_size]`.
+    pub(super) fn embed(&self, tokens: &[u32]) -> TensorResult<Tensor> {
+        let rows = match &self.embed_tokens {
+            Embedding::Table(table) => table.index_select(&Tensor::new(tokens, &self.device)?, 0)?,
+            Embedding::Rows(layer) => layer.rows(tokens)?,
+        };
+        rows.to_dtype(self.kernels.activations())
+    }
+
     /// Final hidden states, after the last norm, of whole sequences: `[tokens, hidden_size]`.
     pub fn forward(&self, tokens: &[u32], packing: &Packing) -> TensorResult<Tensor> {
         self.pass(tokens, packing, &mut [])
@@ -199,8 +227,7 @@ impl Decoder {
         debug_assert_eq!(tokens.len(), packing.tokens());
         let kernels = &*self.kernels;
         let angles = kernels.angles(&self.inverse_frequencies, &packing.positions())?;
-        let x = self.embed_tokens.index_select(&Tensor::new(tokens, &self.device)?, 0)?;
-        let mut x = x.to_dtype(kernels.activations())?;
+        let mut x = self.embed(tokens)?;
         // Each half of a layer ends with a sum that the next half begins by norming.
         let mut y = self.layers.first().map_or(&self.norm, |l| &l.input_layernorm).forward(&x, kernels)?;
         for (i, layer) in self.layers.iter().enumerate() {

@@ -2,10 +2,11 @@
 
 use super::config::MAX_SIZE;
 use super::error::{Doing, Result, bad_file, unsupported};
+use super::kernels;
 use super::rope::Scaling;
 use candle_core::Device;
-use candle_core::quantized::gguf_file::{Content, Value};
-use candle_core::quantized::{QStorage, QTensor};
+use candle_core::quantized::gguf_file::{Content, TensorInfo, Value};
+use candle_core::quantized::{GgmlDType, QStorage, QTensor};
 use std::borrow::Cow;
 use std::io::Cursor;
 use std::path::{Path, PathBuf};
@@ -110,6 +111,21 @@ impl GgufFile {
     /// Dimensions of a tensor by its GGUF name, rows first.
     pub fn shape(&self, name: &str) -> Option<&[usize]> {
         self.content.tensor_infos.get(name).map(|info| info.shape.dims())
+    }
+
+    /// Bytes that the tensors take as quantised weights do in memory: numbers of five and six bits a byte each, and what
+    /// is multiplied in floating point four.
+    pub fn quantized_bytes(&self) -> u64 {
+        let bytes = |info: &TensorInfo| {
+            let elements = info.shape.dims().iter().map(|d| *d as u64).product::<u64>();
+            let (inputs, bytes) = match kernels::quant_type(info.ggml_dtype) {
+                Some(kind) => (kind.block_inputs(), kind.packed_bytes()),
+                None if info.ggml_dtype == GgmlDType::BF16 => (1, 2),
+                None => (1, 4),
+            };
+            elements / inputs as u64 * bytes as u64
+        };
+        self.content.tensor_infos.values().map(bytes).sum()
     }
 
     /// Scaling of the rotary frequencies: a tensor of factors (Llama 3) or a metadata key.

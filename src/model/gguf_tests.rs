@@ -31,8 +31,13 @@ fn interleave(values: &[f32], head_dim: usize, width: usize) -> Vec<f32> {
     (0..rows).flat_map(|row| values[from(row) * width..][..width].to_vec()).collect()
 }
 
-/// Writes the model of a folder as GGUF, its linear layers in a type.
+/// Writes the model of a folder as GGUF, its matrices in one type.
 fn write_gguf(folder: &Path, dtype: GgmlDType) -> ModelFiles {
+    write_mixed_gguf(folder, |_| dtype)
+}
+
+/// Writes the model of a folder as GGUF; `dtype` is told the names of its matrices in the checkpoint.
+fn write_mixed_gguf(folder: &Path, dtype: impl Fn(&str) -> GgmlDType) -> ModelFiles {
     let text = std::fs::read_to_string(folder.join("config.json")).unwrap();
     let config = Config::from_json(&text, Path::new("config.json")).unwrap();
     let mut tensors = Vec::new();
@@ -42,7 +47,7 @@ fn write_gguf(folder: &Path, dtype: GgmlDType) -> ModelFiles {
             values = interleave(&values, config.head_dim, config.hidden_size);
         }
         let tensor = Tensor::from_vec(values, &shape[..], &Device::Cpu).unwrap();
-        let dtype = if shape.len() == 2 { dtype } else { GgmlDType::F32 };
+        let dtype = if shape.len() == 2 { dtype(&name) } else { GgmlDType::F32 };
         tensors.push((super::gguf::gguf_name(&name).unwrap(), QTensor::quantize(&tensor, dtype).unwrap()));
     }
     let number = |n: usize| Value::U32(n as u32);
@@ -118,17 +123,66 @@ fn a_template_beside_a_gguf_file_goes_before_its_own() {
     assert_eq!((own, prompt(&files)), (9, 6), "without <user>, <end> and <assistant>");
 }
 
+/// Every type of matrix in one file, dense ones among them, also side by side in one product.
+fn mixed(name: &str, wide: bool) -> GgmlDType {
+    let types = [
+        ("embed_tokens", GgmlDType::Q8_0, GgmlDType::Q6K),
+        ("lm_head", GgmlDType::Q5_1, GgmlDType::Q4K),
+        ("q_proj", GgmlDType::Q4_0, GgmlDType::Q4K),
+        ("k_proj", GgmlDType::F16, GgmlDType::Q4K),
+        ("v_proj", GgmlDType::Q5_1, GgmlDType::Q6K),
+        ("o_proj", GgmlDType::BF16, GgmlDType::Q5K),
+        ("gate_proj", GgmlDType::Q4_1, GgmlDType::Q5K),
+        ("up_proj", GgmlDType::Q5_0, GgmlDType::Q4_1),
+        ("down_proj", GgmlDType::F32, GgmlDType::Q2K),
+    ];
+    let (_, narrow, of_256) = types.iter().find(|(part, ..)| name.contains(part)).unwrap();
+    if wide { *of_256 } else { *narrow }
+}
+
 #[test]
 fn quantised_weights_are_used_as_they_are() {
+    for (wide, tied) in [(false, true), (true, true), (true, false)] {
+        let folder = tempfile::tempdir().unwrap();
+        let (width, inner) = if wide { (256, 512) } else { (64, 96) };
+        let config = serde_json::json!({"model_type": "llama", "vocab_size": VOCABULARY, "hidden_size": width,
+            "intermediate_size": inner, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2,
+            "max_position_embeddings": 512, "rms_norm_eps": 1e-5, "rope_theta": 10000.0, "tie_word_embeddings": tied,
+            "eos_token_id": 0});
+        synthetic::write_weights(folder.path(), &config, 1).unwrap();
+        synthetic::write_tokenizer(folder.path()).unwrap();
+        let files = write_mixed_gguf(folder.path(), |name| mixed(name, wide));
+        let (_, dequantised) = scores(&files);
+        let files = ModelFiles { precision: Precision::Quantized, ..files };
+        let (rows, quantised) = scores(&files);
+        for (a, b) in dequantised.iter().zip(&quantised) {
+            let mean = |s: &Scored| s.token_nll.iter().sum::<f32>() / s.token_nll.len() as f32;
+            assert!((mean(a) / mean(b) - 1.0).abs() < 0.02, "{a:?} {b:?}");
+        }
+        assert_ne!(dequantised, quantised);
+        // Alone, a row has the bits that it has among others.
+        let model = LanguageModel::load(&files, Arc::new(TextModel::load(&files).unwrap()), &Device::Cpu).unwrap();
+        for (row, together) in rows.iter().zip(&quantised) {
+            assert_eq!(model.score(&[row], &|| false).unwrap(), [Ok(together.clone())]);
+        }
+    }
+}
+
+#[test]
+fn quantised_weights_take_the_memory_that_is_said_before() {
     let folder = tempfile::tempdir().unwrap();
     synthetic::write_model(folder.path(), 1).unwrap();
-    let files = write_gguf(folder.path(), GgmlDType::Q8_0);
-    let (_, dequantised) = scores(&files);
-    let (_, quantised) = scores(&ModelFiles { precision: Precision::Quantized, ..files });
-    for (a, b) in dequantised.iter().zip(&quantised) {
-        let mean = |s: &Scored| s.token_nll.iter().sum::<f32>() / s.token_nll.len() as f32;
-        assert!((mean(a) / mean(b) - 1.0).abs() < 0.05, "{a:?} {b:?}");
-    }
+    let bytes = |dtype| {
+        let files = ModelFiles { precision: Precision::Quantized, ..write_gguf(folder.path(), dtype) };
+        TextModel::load(&files).unwrap().weight_bytes(&files)
+    };
+    let config = std::fs::read_to_string(folder.path().join("config.json")).unwrap();
+    let parameters = Config::from_json(&config, Path::new("config.json")).unwrap().parameters();
+    // Five norms of 64 values are in float32.
+    let matrices = parameters - 5 * 64;
+    assert_eq!(bytes(GgmlDType::Q4_0), matrices * 18 / 32 + 5 * 64 * 4);
+    assert_eq!(bytes(GgmlDType::Q5_0), matrices * 34 / 32 + 5 * 64 * 4);
+    assert_eq!(bytes(GgmlDType::BF16), matrices * 2 + 5 * 64 * 4);
 }
 
 #[test]

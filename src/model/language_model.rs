@@ -157,12 +157,11 @@ impl TextModel {
     /// Bytes that the weights will take in memory.
     pub fn weight_bytes(&self, files: &ModelFiles) -> u64 {
         let parameters = self.config.parameters();
-        let table = (self.config.vocab_size * self.config.hidden_size) as u64;
         match files.precision {
             Precision::F32 => 4 * parameters,
             Precision::Bf16 => 2 * parameters,
-            // As large as the file; the embedding table is looked up in float32.
-            Precision::Quantized => std::fs::metadata(files.path()).map_or(0, |m| m.len()) + 4 * table,
+            // A file that cannot be read is reported when it is loaded.
+            Precision::Quantized => GgufFile::open(files.path()).map_or(0, |file| file.quantized_bytes()),
         }
     }
 }

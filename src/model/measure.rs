@@ -96,6 +96,10 @@ impl FrozenLinear for MeasuredLinear {
         self.time(x, || self.layer.forward(x))?
     }
 
+    fn rows(&self, outputs: &[u32]) -> Result<Tensor> {
+        self.layer.rows(outputs)
+    }
+
     fn label_nll(&self, hidden: &Tensor, labels: &[u32]) -> Result<Vec<f32>> {
         self.time(hidden, || self.layer.label_nll(hidden, labels))?
     }

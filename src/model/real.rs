@@ -96,19 +96,18 @@ fn our_own_rows_have_the_tokens_and_likelihoods_of_an_independent_implementation
     assert!(scored == alone && scored == backwards);
 }
 
-/// The released rows are not part of the project: they are looked for beside it, and never in CI.
-#[test]
-fn released_rows_have_the_reference_perplexities() {
+/// Released rows with what an independent implementation finds for them. They are not part of the project: they are
+/// looked for beside it, and never in CI.
+fn released_rows() -> Option<(Vec<Value>, Vec<ScoreRequest>)> {
     if std::env::var_os("CI").is_some() {
         eprintln!("skipped: not in CI");
-        return;
+        return None;
     }
     let shared = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared");
     let Ok(reference) = std::fs::read_to_string(shared.join("reference/ppl_smollm2_135m_f32.json")) else {
         eprintln!("skipped: {} has no reference", shared.display());
-        return;
+        return None;
     };
-    let Some(files) = files("f32") else { return };
     let reference: Value = serde_json::from_str(&reference).unwrap();
     let rows = reference["rows"].as_array().unwrap();
     let mut data: std::collections::HashMap<&str, Value> = std::collections::HashMap::new();
@@ -122,6 +121,13 @@ fn released_rows_have_the_reference_perplexities() {
         let text = |key: &str| source[key].as_str().unwrap().to_string();
         requests.push(ScoreRequest { messages: vec![("user".into(), text("question"))], response: text("answer") });
     }
+    Some((rows.clone(), requests))
+}
+
+#[test]
+fn released_rows_have_the_reference_perplexities() {
+    let Some((rows, requests)) = released_rows() else { return };
+    let Some(files) = files("f32") else { return };
     let model = load(&files);
     let start = std::time::Instant::now();
     let scored = score(&model, &requests);
@@ -186,6 +192,21 @@ fn greedy_texts_are_those_of_the_reference() {
     for (request, texts) in requests.into_iter().zip(&texts).take(2) {
         assert_eq!(&model.generate(vec![request], &|| false).unwrap()[0], texts);
     }
+}
+
+#[test]
+fn released_rows_have_nearly_the_reference_perplexities_with_quantised_weights() {
+    let Some((rows, requests)) = released_rows() else { return };
+    let Some(files) = files("quantized") else { return };
+    let start = std::time::Instant::now();
+    let scored = score(&load(&files), &requests);
+    let seconds = start.elapsed().as_secs_f64();
+    let mean = |perplexities: Vec<f64>| perplexities.iter().sum::<f64>() / perplexities.len() as f64;
+    let found = mean(scored.iter().map(|s| perplexity(s, true)).collect());
+    let expected = mean(rows.iter().map(|row| row["ppl_with_eos"].as_f64().unwrap()).collect());
+    let tokens: usize = scored.iter().map(|s| s.prompt_tokens as usize + s.token_nll.len()).sum();
+    eprintln!("mean perplexity {found:.4}, in float32 {expected:.4}, {:.0} tokens/s", tokens as f64 / seconds);
+    assert!((found / expected - 1.0).abs() < 0.01, "{found}, expected {expected}");
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 use super::linear::Target;
 use super::nll::{CHUNK, Part, PartOf};
+use super::product::Product;
 use super::rows::padded;
 use super::simd::{Kernel, Simd, dispatch};
 use super::{Isa, PackedLinear};
@@ -22,7 +23,7 @@ const LOGIT_BYTES: usize = 32 << 20;
 pub fn label_nll_backward(
     isa: Isa,
     hidden: &[f32],
-    output: &PackedLinear,
+    output: &impl Product,
     transposed: &PackedLinear,
     labels: &[u32],
     weight: f32,

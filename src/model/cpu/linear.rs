@@ -143,6 +143,16 @@ impl PackedLinear {
         self.panels.bytes()
     }
 
+    /// Writes the weights of an output, as they are kept.
+    ///
+    /// # Panics
+    /// If there is no such output, or not as many values as inputs.
+    pub fn row(&self, output: usize, row: &mut [f32]) {
+        assert!(output < self.out, "output {output} of {}", self.out);
+        assert_eq!(row.len(), self.inner, "one value per input");
+        self.panels.row(output, row);
+    }
+
     /// `y = x Wᵀ + bias`; x is `[m, inner]`, y `[m, out]`, row-major.
     ///
     /// # Panics
@@ -223,6 +233,10 @@ impl Product for PackedLinear {
 
     fn inner(&self) -> usize {
         self.inner
+    }
+
+    fn forward(&self, isa: Isa, x: &[f32], m: usize, y: &mut [f32]) {
+        PackedLinear::forward(self, isa, x, m, y);
     }
 
     fn for_each_block(&self, isa: Isa, x: &[f32], m: usize, chunk: usize, consume: impl Fn(ProductBlock<'_>) + Sync) {
@@ -436,6 +450,22 @@ mod tests {
                     assert_eq!(bits(&part), whole[from * out..(from + n) * out], "{format:?} {isa:?} {from} {n}");
                     from += n;
                 }
+            }
+        }
+    }
+
+    #[test]
+    fn rows_are_the_weights() {
+        let (out, inner) = (37, 51);
+        let w = uniform(&mut rng(6), out * inner);
+        for (format, kept) in
+            [(Format::F32, w.clone()), (Format::Bf16Weights, rounded(&w)), (Format::Bf16, rounded(&w))]
+        {
+            let layer = PackedLinear::pack_f32(&w, out, inner, format);
+            for (j, kept) in kept.chunks(inner).enumerate() {
+                let mut row = vec![f32::NAN; inner];
+                layer.row(j, &mut row);
+                assert_eq!(row, kept, "{format:?} {j}");
             }
         }
     }

@@ -47,6 +47,8 @@ pub fn label_nll(isa: Isa, hidden: &[f32], output: &impl Product, labels: &[u32]
     let mut of_label = vec![f32::NAN; labels.len()];
     let (parts_target, label_target) = (Target(parts.as_mut_ptr()), Target(of_label.as_mut_ptr()));
     output.for_each_block(isa, hidden, labels.len(), CHUNK / 16, |block: ProductBlock<'_>| {
+        let (start, end) = (block.columns.start, block.columns.end);
+        assert!(start.is_multiple_of(CHUNK) && (end.is_multiple_of(CHUNK) || end == vocabulary), "whole chunks");
         for row in block.rows.clone() {
             let logits = block.row(row);
             let first = block.columns.start / CHUNK;

@@ -210,6 +210,24 @@ impl Panels {
         }
     }
 
+    /// Writes the weights of an output.
+    pub(crate) fn row(&self, output: usize, row: &mut [f32]) {
+        let (panel, lane) = (output / 16, output % 16);
+        match self {
+            Panels::F32(lines) => {
+                let lines = &lines[panel * row.len()..];
+                row.iter_mut().zip(lines).for_each(|(weight, line)| *weight = line.0[lane]);
+            }
+            Panels::Bf16 { lines, pairs } => {
+                let lines = &lines[panel * pairs..];
+                for (weights, line) in row.chunks_mut(2).zip(lines) {
+                    let pair = [line.0[lane] << 16, line.0[lane] & 0xffff_0000];
+                    weights.iter_mut().zip(pair).for_each(|(weight, bits)| *weight = f32::from_bits(bits));
+                }
+            }
+        }
+    }
+
     /// Bytes of the packed weights.
     pub(crate) fn bytes(&self) -> usize {
         64 * match self {

@@ -11,6 +11,12 @@ pub trait Product: Sync {
     /// Number of inputs.
     fn inner(&self) -> usize;
 
+    /// `y = x Wᵀ + bias`; x is `[m, inner]`, y `[m, out]`, row-major.
+    ///
+    /// # Panics
+    /// If x or y has another length.
+    fn forward(&self, isa: Isa, x: &[f32], m: usize, y: &mut [f32]);
+
     /// Computes the outputs of `x` `[m, inner]` block by block, in any order and on several threads. Each block is
     /// handed to `consume` and then forgotten. Of one matrix, blocks begin at multiples of `16 * chunk` columns.
     ///

@@ -1,8 +1,8 @@
 //! The seam between the decoder and the machine: frozen linear layer, attention, norm, rotary, SwiGLU, and the
 //! negative log-likelihood of labels.
 //!
-//! On a processor it is [`Native`], our own kernels of [`cpu`]; on other devices, and for quantised weights,
-//! [`Portable`], made of the tensor library's operations.
+//! On a processor it is [`Native`], our own kernels of [`cpu`]; on other devices [`Portable`], made of the tensor
+//! library's operations.
 //!
 //! The decoder is written against [`Kernels`] and [`FrozenLinear`]; which implementation it gets is decided when
 //! a model is loaded. Weights never change after loading, so an implementation may keep them in whatever layout
@@ -15,6 +15,7 @@ mod portable;
 
 pub use backward::{Backward, Dropout, LowRankUpdate};
 pub use native::Native;
+pub(in crate::model) use native::quant_type;
 pub use packing::{Forest, Packing, Run, common};
 pub use portable::Portable;
 
@@ -147,6 +148,10 @@ pub struct Part {
 pub trait FrozenLinear: Debug + Send + Sync {
     fn forward(&self, x: &Tensor) -> Result<Tensor>;
 
+    /// The weights `[outputs, in]` of some outputs: where a head is the embedding table as well, the same memory serves
+    /// both.
+    fn rows(&self, outputs: &[u32]) -> Result<Tensor>;
+
     /// `-log softmax(forward(hidden))[label]` for each row of `hidden` `[labels, in]`, without ever holding the logits
     /// of more than a bounded number of rows. The softmax is taken in float32 or better.
     fn label_nll(&self, hidden: &Tensor, labels: &[u32]) -> Result<Vec<f32>>;
@@ -231,8 +236,7 @@ pub trait Kernels: Backward + Debug + Send + Sync {
 
 /// The implementation for a device and a number format.
 pub fn select(device: &Device, precision: Precision) -> std::result::Result<Arc<dyn Kernels>, RunError> {
-    // Products with quantised weights are the tensor library's.
-    if !device.is_cpu() || precision == Precision::Quantized {
+    if !device.is_cpu() {
         return Ok(Arc::new(Portable::new(device, precision)));
     }
     let isa = cpu::Isa::from_env().map_err(|e| {

@@ -1,17 +1,23 @@
 //! Our own kernels for the processor behind the seam.
 
 mod backward;
+mod quantized;
 
 use super::{Angles, AttentionShape, FrozenLinear, Kernels, LayerCache, Matrix, Packing, Part, Turned};
 use crate::model::cpu::{
     self, Attention, Format, Heads, Isa, KvCache, PackedLinear, Queries, Rotary, RotaryLayout, Rows,
 };
 use crate::model::files::Precision;
+use candle_core::quantized::GgmlDType;
 use candle_core::{CpuStorage, DType, Device, Layout, Result, Storage, Tensor};
 use half::bf16;
+use quantized::Quantized;
+pub(in crate::model) use quantized::quant_type;
+use rayon::prelude::*;
 use std::sync::{Arc, OnceLock};
 
-/// Activations are float32; products with bfloat16 weights round their inputs to it and sum in float32.
+/// Activations are float32; products with bfloat16 weights round their inputs to it and sum in float32, those with
+/// quantised weights round them to bytes.
 #[derive(Debug)]
 pub struct Native {
     isa: Isa,
@@ -29,6 +35,23 @@ struct Linear {
 impl Native {
     pub fn new(isa: Isa, precision: Precision) -> Self {
         Self { isa, precision }
+    }
+
+    /// A layer of weights that are multiplied in floating point.
+    fn dense(&self, parts: &[Part]) -> Result<PackedLinear> {
+        let weight = |part: &Part| match &part.matrix {
+            Matrix::Dense(weight) => Ok(weight.clone()),
+            Matrix::Quantized(weight) if weight.dtype() == GgmlDType::BF16 => {
+                weight.dequantize(&Device::Cpu)?.to_dtype(DType::BF16)
+            }
+            Matrix::Quantized(weight) => weight.dequantize(&Device::Cpu),
+        };
+        let weights: Vec<Tensor> = parts.iter().map(weight).collect::<Result<_>>()?;
+        let packed = self.pack(&weights)?;
+        Ok(match bias(parts)? {
+            Some(bias) => packed.with_bias(bias),
+            None => packed,
+        })
     }
 
     /// Packs parts one below the other.
@@ -82,6 +105,11 @@ impl FrozenLinear for Linear {
         tensor(y, (rows, self.packed.out()))
     }
 
+    fn rows(&self, outputs: &[u32]) -> Result<Tensor> {
+        let packed = &self.packed;
+        weights(outputs, packed.out(), packed.inner(), |output, row| packed.row(output, row))
+    }
+
     fn label_nll(&self, hidden: &Tensor, labels: &[u32]) -> Result<Vec<f32>> {
         let mut nll = vec![0.0; labels.len()];
         with(hidden, |hidden| {
@@ -114,23 +142,12 @@ impl Kernels for Native {
     }
 
     fn linear(&self, parts: Vec<Part>) -> Result<Arc<dyn FrozenLinear>> {
-        let dense = |part: &Part| match &part.matrix {
-            Matrix::Dense(weight) => Ok(weight.clone()),
-            Matrix::Quantized(weight) => weight.dequantize(&Device::Cpu),
-        };
-        let weights: Vec<Tensor> = parts.iter().map(dense).collect::<Result<_>>()?;
-        let mut packed = self.pack(&weights)?;
-        if parts.iter().any(|part| part.bias.is_some()) {
-            let mut biases = Vec::with_capacity(packed.out());
-            for (part, weight) in parts.iter().zip(&weights) {
-                match &part.bias {
-                    Some(bias) => biases.extend(bias.to_vec1::<f32>()?),
-                    None => biases.resize(biases.len() + weight.dim(0)?, 0.0),
-                }
-            }
-            packed = packed.with_bias(biases);
+        if self.precision == Precision::Quantized
+            && let Some(layer) = Quantized::new(self, &parts)?
+        {
+            return Ok(Arc::new(layer));
         }
-        Ok(Arc::new(Linear { packed, transposed: OnceLock::new(), isa: self.isa }))
+        Ok(Arc::new(Linear { packed: self.dense(&parts)?, transposed: OnceLock::new(), isa: self.isa }))
     }
 
     fn angles(&self, frequencies: &[f32], positions: &[u32]) -> Result<Angles> {
@@ -256,6 +273,32 @@ impl Native {
         }
         Ok(caches)
     }
+}
+
+/// The biases of a layer's parts, if any has one.
+fn bias(parts: &[Part]) -> Result<Option<Vec<f32>>> {
+    if parts.iter().all(|part| part.bias.is_none()) {
+        return Ok(None);
+    }
+    let mut all = Vec::new();
+    for part in parts {
+        match &part.bias {
+            Some(bias) => all.extend(bias.to_vec1::<f32>()?),
+            None => all.resize(all.len() + part.matrix.dims().0, 0.0),
+        }
+    }
+    Ok(Some(all))
+}
+
+/// The weights `[outputs.len(), inner]` of some of a layer's `out` outputs, each written by `row`.
+fn weights(outputs: &[u32], out: usize, inner: usize, row: impl Fn(usize, &mut [f32]) + Sync) -> Result<Tensor> {
+    if let Some(output) = outputs.iter().find(|output| **output as usize >= out) {
+        candle_core::bail!("row {output} of a matrix of {out}");
+    }
+    let mut rows = vec![0.0; outputs.len() * inner];
+    let one = |(output, values): (&u32, &mut [f32])| row(*output as usize, values);
+    outputs.par_iter().zip(rows.par_chunks_exact_mut(inner.max(1))).with_min_len(64).for_each(one);
+    tensor(rows, (outputs.len(), inner))
 }
 
 /// Lends the values of several tensors, row-major.

@@ -86,6 +86,16 @@ impl FrozenLinear for Linear {
         }
     }
 
+    fn rows(&self, outputs: &[u32]) -> Result<Tensor> {
+        match &self.weight {
+            Weight::Transposed(w) => w.t()?.index_select(&Tensor::new(outputs, w.device())?, 0),
+            Weight::Quantized(parts) => match parts.as_slice() {
+                [one] => one.embedding(&Tensor::new(outputs, &Device::Cpu)?),
+                _ => candle_core::bail!("a table is one matrix"),
+            },
+        }
+    }
+
     fn label_nll(&self, hidden: &Tensor, labels: &[u32]) -> Result<Vec<f32>> {
         let rows = match &self.blocks {
             Some(_) => ROWS,

@@ -213,8 +213,7 @@ impl<'a> Pass<'a> {
         let decoder = self.decoder;
         let lowest = self.adapter.layers.iter().position(|updates| updates.any(&Target::ALL));
         let first = lowest.unwrap_or(decoder.layers.len());
-        let ids = Tensor::new(&self.tokens[..], &decoder.device)?;
-        let mut x = decoder.embed_tokens.index_select(&ids, 0)?.to_dtype(self.kernels.activations())?;
+        let mut x = decoder.embed(&self.tokens)?;
         let mut kept = Vec::with_capacity(decoder.layers.len() - first);
         for i in 0..decoder.layers.len() {
             let (inner, out) = self.forward(i, &x)?;

@@ -15,6 +15,9 @@ use super::layout::{BLOCK, LANES, LINE, QuantType, Shape};
 use crate::model::cpu::Isa;
 use std::ops::Range;
 
+/// How many bytes ahead weights are asked for.
+const AHEAD: usize = 2048;
+
 /// A type of quantised weights, for the compiler.
 trait Weights {
     const SHAPE: Shape;
@@ -271,6 +274,12 @@ impl<L: Lanes> Tile<L> {
                 unsafe {
                     let unit = self.panel.add(unit * shape.unit());
                     let head = unit.add(shape.unit_head + i * shape.block());
+                    if M == 1 {
+                        // A single row waits for its weights: they are asked for some blocks ahead, past the panel's end.
+                        for line in 0..shape.block().div_ceil(LINE) {
+                            l.prefetch(head.wrapping_add(AHEAD + line * LINE));
+                        }
+                    }
                     let (factors, min) = W::factors(l, unit, head);
                     for part in 0..W::SCALES {
                         let dots = self.dots::<W, M>(head.add(shape.head), block, part);

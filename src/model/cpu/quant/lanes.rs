@@ -33,6 +33,8 @@ pub(crate) trait Lanes: Copy + Send + Sync {
     /// 16 bytes can be read.
     unsafe fn signed_bytes(self, from: *const u8) -> Self::F;
 
+    /// Asks for a line that will be read soon; any address will do.
+    fn prefetch(self, line: *const u8);
     /// The low and the high four bits of a line.
     ///
     /// # Safety
@@ -114,6 +116,8 @@ impl Lanes for Portable {
         // SAFETY: the caller's contract.
         unsafe { bytes(from) }.map(|byte| f32::from(byte as i8))
     }
+    #[inline(always)]
+    fn prefetch(self, _: *const u8) {}
     #[inline(always)]
     unsafe fn nibbles(self, line: *const u8) -> [[u8; 64]; 2] {
         // SAFETY: the caller's contract.
@@ -244,6 +248,10 @@ mod x86 {
                 let (first, second) = (_mm_loadl_epi64(from.cast()), _mm_loadl_epi64(from.add(8).cast()));
                 self.to_float([_mm256_cvtepi8_epi32(first), _mm256_cvtepi8_epi32(second)])
             }
+        }
+        #[inline(always)]
+        fn prefetch(self, line: *const u8) {
+            unsafe { _mm_prefetch::<_MM_HINT_T0>(line.cast()) }
         }
         #[inline(always)]
         unsafe fn nibbles(self, line: *const u8) -> [Self::U; 2] {

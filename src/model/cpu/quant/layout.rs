@@ -58,6 +58,11 @@ impl QuantType {
         }
     }
 
+    /// Bytes that as many weights take in memory.
+    pub fn packed_bytes(self) -> usize {
+        self.shape().unit() / LANES
+    }
+
     /// How its panels are laid out.
     pub(crate) const fn shape(self) -> Shape {
         let (nibbles, blocks, unit_head, head) = match self {

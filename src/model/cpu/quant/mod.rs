@@ -226,6 +226,10 @@ impl Product for QuantizedLinear {
         self.inner
     }
 
+    fn forward(&self, isa: Isa, x: &[f32], m: usize, y: &mut [f32]) {
+        QuantizedLinear::forward(self, isa, x, m, y);
+    }
+
     fn for_each_block(&self, isa: Isa, x: &[f32], m: usize, chunk: usize, consume: impl Fn(ProductBlock<'_>) + Sync) {
         assert_eq!(x.len(), m * self.inner, "inputs of [{m}, {}]", self.inner);
         let panels = self.parts.last().map_or(0, |part| part.panels.end);
