@@ -225,6 +225,19 @@ impl Decoder {
     /// has one entry per run; what has no sequence is forgotten with the pass.
     pub fn pass(&self, tokens: &[u32], packing: &Packing, kept: &mut [Option<&mut Sequence>]) -> TensorResult<Tensor> {
         debug_assert_eq!(tokens.len(), packing.tokens());
+        self.among_workers(|| self.pass_here(tokens, packing, kept))
+    }
+
+    /// Runs a computation of several products on a thread of the pool that they are shared among: handing each over from
+    /// outside costs more than the product of a single row.
+    fn among_workers<R: Send>(&self, work: impl FnOnce() -> R + Send) -> R {
+        match self.device.is_cpu() {
+            true => rayon::scope(|_| work()),
+            false => work(),
+        }
+    }
+
+    fn pass_here(&self, tokens: &[u32], packing: &Packing, kept: &mut [Option<&mut Sequence>]) -> TensorResult<Tensor> {
         let kernels = &*self.kernels;
         let angles = kernels.angles(&self.inverse_frequencies, &packing.positions())?;
         let mut x = self.embed(tokens)?;
@@ -249,12 +262,13 @@ impl Decoder {
     /// Negative log-likelihood of `labels[i]` given the hidden state at `rows[i]`.
     pub fn label_nll(&self, hidden: &Tensor, rows: &[u32], labels: &[u32]) -> TensorResult<Vec<f32>> {
         let hidden = hidden.index_select(&Tensor::new(rows, &self.device)?, 0)?;
-        self.lm_head.label_nll(&hidden, labels)
+        self.among_workers(|| self.lm_head.label_nll(&hidden, labels))
     }
 
     /// Logits `[rows, vocab_size]` at some positions: for tests and for choosing a next token.
     pub fn logits(&self, hidden: &Tensor, rows: &[u32]) -> TensorResult<Tensor> {
-        self.lm_head.forward(&hidden.index_select(&Tensor::new(rows, &self.device)?, 0)?)
+        let hidden = hidden.index_select(&Tensor::new(rows, &self.device)?, 0)?;
+        self.among_workers(|| self.lm_head.forward(&hidden))
     }
 }
 
