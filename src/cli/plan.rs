@@ -110,10 +110,10 @@ impl Totals {
 /// `48 rows  9 800 tokens  1m 3s  515 MiB`, as far as it is known and not nothing.
 fn effort(rows: Option<u64>, tokens: Option<u64>, seconds: Option<f64>, memory: Option<u64>) -> String {
     let mut parts = Vec::new();
-    parts.extend(rows.filter(|n| *n > 0).map(|n| super::progress::rows(n)));
+    parts.extend(rows.filter(|n| *n > 0).map(super::progress::rows));
     parts.extend(tokens.filter(|n| *n > 0).map(|n| format!("{} tokens", number(n))));
     parts.extend(seconds.filter(|s| *s >= 0.5).map(|s| format!("about {}", duration(s))));
-    parts.extend(memory.filter(|b| *b > 0).map(|b| size::show(b)));
+    parts.extend(memory.filter(|b| *b > 0).map(size::show));
     parts.join(", ")
 }
 

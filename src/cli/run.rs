@@ -226,7 +226,7 @@ fn headline(report: &RunReport) -> String {
 /// Prints the first lines and counts the others.
 fn some_lines(lines: impl ExactSizeIterator<Item = String>) {
     let more = lines.len().saturating_sub(LINES);
-    lines.take(LINES).for_each(|line| say(&format!("{line}")));
+    lines.take(LINES).for_each(|line| say(&line));
     if more > 0 {
         say(&format!("  … and {more} more"));
     }

@@ -166,7 +166,7 @@ fn every_way(decoder: &Decoder, same: impl Fn(&str, &[Vec<f32>], &[Vec<f32>])) {
     // The question once, then every answer a token or a few at a time, all in one pass.
     let mut begun = decoder.sequence();
     decoder.pass(&question, &Packing::new([question.len()]), &mut [Some(&mut begun)]).unwrap();
-    let mut kept = vec![begun.clone(), begun.clone(), begun.clone(), begun, decoder.sequence()];
+    let mut kept = [begun.clone(), begun.clone(), begun.clone(), begun, decoder.sequence()];
     let chosen = [0, 1, 3, 4, 5];
     let mut step = 1;
     loop {

@@ -474,6 +474,6 @@ mod tests {
     #[test]
     fn nothing_to_do() {
         attention_backward(Isa::best(), &shapes()[0], &[], &[], &[], &mut []);
-        attention_backward(Isa::best(), &shapes()[0], &[], &[], &[0..0], &mut []);
+        attention_backward(Isa::best(), &shapes()[0], &[], &[], std::slice::from_ref(&(0..0)), &mut []);
     }
 }

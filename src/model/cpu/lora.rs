@@ -452,6 +452,6 @@ mod tests {
         low_rank.add(Isa::best(), &[], 0, &mut [], 9, 2);
         let (mut a, mut b) = (vec![0.0; 32], vec![0.0; 24]);
         let mut gradient = LowRankGradient { a: &mut a, b: &mut b };
-        low_rank.backward(Isa::best(), &[], &[], 9, 2, &[0..0], &mut gradient, None);
+        low_rank.backward(Isa::best(), &[], &[], 9, 2, std::slice::from_ref(&(0..0)), &mut gradient, None);
     }
 }

@@ -6,6 +6,7 @@ use super::fixed::{Blocks, noise, same};
 use super::tiles::{Plan, Span, spans};
 use candle_core::{DType, Device, Result, Tensor};
 use std::collections::{HashMap, VecDeque};
+use std::iter;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// Plans that are kept: a model has one or two kinds of layers.
@@ -150,7 +151,7 @@ fn trial(shape: &AttentionShape, dtype: DType, device: &Device) -> Result<bool> 
     let cut = |span: &Span| {
         let middle = span.rows.start + span.rows.len() / 3;
         let (start, end) = (span.rows.start, span.rows.end);
-        let first = Span { rows: start..middle, start: 0, keys: vec![start..middle] };
+        let first = Span { rows: start..middle, start: 0, keys: iter::once(start..middle).collect() };
         [first, Span { rows: middle..end, start: middle - start, keys: vec![start..middle, middle..end] }]
     };
     let mut ways = vec![whole.iter().rev().cloned().collect::<Vec<_>>(), whole.iter().flat_map(cut).collect()];

@@ -7,6 +7,7 @@
 
 use super::super::{AttentionShape, Packing};
 use candle_core::{D, DType, Device, Result, Tensor};
+use std::iter;
 use std::ops::Range;
 
 // Tests have small sequences, and should cross the borders of tiles, blocks and chunks.
@@ -41,7 +42,7 @@ pub(super) fn spans(packing: &Packing, kept: &[usize]) -> Result<Vec<Span>> {
         let before = kept.get(i).copied().unwrap_or(0);
         let mut keys = match run.parent {
             Some(parent) => spans[parent].keys.clone(),
-            None if before > 0 => vec![held..held + before],
+            None if before > 0 => iter::once(held..held + before).collect(),
             None => Vec::new(),
         };
         held += before;
