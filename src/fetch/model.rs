@@ -95,7 +95,11 @@ impl Fetcher {
         let dtype = decl.dtype.value.as_str();
         let digest = format!(
             "model:{}",
-            digest_of(&[("content", &content), ("dtype", dtype), ("template", template.as_deref().unwrap_or(""))])
+            digest_of(&[
+                ("content", &content),
+                ("dtype", numbers(dtype)),
+                ("template", template.as_deref().unwrap_or(""))
+            ])
         );
         let memory = match dtype {
             "quantized" => Some(facts.file_bytes).filter(|b| *b > 0),
@@ -467,6 +471,14 @@ fn content_digest(mut parts: Vec<(String, String)>) -> String {
     parts.sort_unstable();
     let pairs: Vec<(&str, &str)> = parts.iter().map(|(a, b)| (a.as_str(), b.as_str())).collect();
     digest_of(&pairs)
+}
+
+/// What a dtype is called in digests: another name where the kernels come to give other numbers for it.
+fn numbers(dtype: &str) -> &str {
+    match dtype {
+        "quantized" => "quantized:2",
+        other => other,
+    }
 }
 
 fn digest_of(pairs: &[(&str, &str)]) -> String {

@@ -36,7 +36,8 @@ pub enum WeightFiles {
 pub enum Precision {
     F32,
     Bf16,
-    /// Weights as the GGUF file holds them, activations in float32.
+    /// Weights as the GGUF file holds them. Activations are float32; on a processor, a product rounds its inputs to bytes,
+    /// 32 of them with one scale.
     Quantized,
 }
 

@@ -7,6 +7,9 @@
 //! (`simd.rs`), each sum in a fixed order of fused multiply-adds. `Format::Bf16` is the exception: its sums are the
 //! unit's own (AMX, AVX-512 BF16, or f32 where there is none), the same for a row on any machine with that unit.
 //!
+//! Products with quantised weights (`quant`) sum integers, which is exact, and floats in a fixed order: the same bits on
+//! every path, too.
+//!
 //! The unit tests run every path that the machine has. The AVX-512 and AMX paths were checked instruction by
 //! instruction in emulators, which says that they are right and nothing about their speed.
 //!
