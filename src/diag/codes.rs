@@ -499,6 +499,11 @@ pub static CODES: &[Code] = &[
         "Wait for it, or give another folder with `--out`. Both can use one store.",
     ),
     code(
+        "sampling",
+        "A setting of sampling is out of its range",
+        "The message names the setting, what it was and what it may be.",
+    ),
+    code(
         "secret-missing",
         "An environment variable is not set",
         "Reported by `check --env`: a teacher takes its key from it.",
