@@ -309,6 +309,11 @@ pub static CODES: &[Code] = &[
         "The environment asks for instructions that this processor does not have.",
     ),
     code(
+        "labels-out-of-range",
+        "A label is no token of its row",
+        "Training was given ranges of labels that overlap, are not in order, or reach beyond the row's tokens.",
+    ),
+    code(
         "lint",
         "The data has findings of the refused severity",
         "Mend the data, leave a check out, or raise `fail-on`. The findings are printed.",
@@ -317,6 +322,11 @@ pub static CODES: &[Code] = &[
         "literal-secret",
         "A key stands in the file",
         "Keys come from the environment: `api-key env=\"NAME\"`. The message masks the key; if the file was shared, replace the key at its provider.",
+    ),
+    code(
+        "loss-not-finite",
+        "The loss of a training step is no number",
+        "Lower the learning rate, warm up longer, or clip gradients to a smaller norm.",
     ),
     code(
         "manifest-replaced",
@@ -397,6 +407,11 @@ pub static CODES: &[Code] = &[
         "no-input",
         "An operator asked for an input that it does not have",
         "A bug in the program, not in the pipeline. Please report it.",
+    ),
+    code(
+        "no-labels",
+        "A batch has no label to learn from",
+        "Every row of it is masked as a whole. Look at what is counted as prompt, and at rows with empty responses.",
     ),
     code(
         "no-matching-instance",
