@@ -98,6 +98,7 @@ fn through_a_run(c: &mut Criterion) {
         out: dir.path().join("out"),
         options: RunOptions::default(),
         lanes: Arc::new(NoLanes),
+        teachers: Arc::new(idiolect::teacher::NoTeachers),
         stop: Stop::default(),
     };
     let go = |store: &Store| run(&plan, store, &config, &NoObserver).expect("a run of our own");

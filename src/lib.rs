@@ -22,3 +22,4 @@ pub mod report;
 pub mod size;
 pub mod store;
 pub mod syntax;
+pub mod teacher;

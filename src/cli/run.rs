@@ -11,6 +11,7 @@ use crate::model::{DEVICE_VARIABLE, DeviceChoice};
 use crate::plan::Plan;
 use crate::size;
 use crate::store::Store;
+use crate::teacher::Staff;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -138,10 +139,12 @@ fn execute(args: &Args, plan: &Plan, store: &Store, fetcher: Arc<Fetcher>) -> Re
             print(line)
         }
     };
+    let lanes = models::lanes(fetcher.clone(), args.device, say, &stop);
     let config = RunConfig {
         out: args.out.clone().unwrap_or_else(|| Path::new("runs").join(&plan.name)),
         options: args.options(&plan.options),
-        lanes: models::lanes(fetcher, args.device, say, &stop),
+        teachers: Arc::new(Staff::new(lanes.clone(), fetcher, &stop)),
+        lanes,
         stop,
     };
     exec::run(plan, store, &config, &progress)

@@ -1,15 +1,15 @@
-//! `pipeline`, `run`, `model` and `teacher`, decoded by the tables of [`language`](super::language).
+//! `pipeline`, `run` and `model`, decoded by the tables of [`language`](super::language).
 
 use super::fields::{Decoder, head_span};
 use super::language::{self, NodeSpec};
 use super::params::check_name;
-use super::reader::{NodeReader, Written};
+use super::reader::NodeReader;
 use super::scope::Scope;
-use super::{ModelDecl, ModelSource, RunOptions, TeacherDecl};
-use crate::diag::{Diagnostic, Diagnostics, Sources, Span, Spanned};
+use super::{ModelDecl, ModelSource, RunOptions};
+use crate::diag::{Diagnostic, Diagnostics, Span, Spanned};
 use crate::ops::{Fields, Value};
 use crate::size;
-use crate::syntax::{Entry, Node, Scalar};
+use crate::syntax::{Node, Scalar};
 use std::path::PathBuf;
 
 /// A node whose name was claimed.
@@ -137,65 +137,4 @@ fn model_source(given: &[&str], fields: &Fields, head: Span) -> Diagnostic {
         _ => Diagnostic::error("model-source", "the model does not say where it comes from").at(head, "no source"),
     }
     .help(help)
-}
-
-/// A `teacher` node. A key that is written in the file is masked in `sources`, so that no message shows it.
-pub(super) fn teacher(
-    declaration: Declaration<'_>,
-    scope: &Scope<'_>,
-    sources: &mut Sources,
-    diagnostics: &mut Diagnostics,
-) -> Option<TeacherDecl> {
-    let secrets = literal_secrets(&declaration.reader);
-    if !secrets.is_empty() {
-        for secret in secrets {
-            sources.mask(secret);
-            diagnostics.push(literal_secret(secret));
-        }
-        return None;
-    }
-    let fields = decode(&language::TEACHER, declaration.reader, scope, diagnostics)?;
-    let keys = fields.records("api-key");
-    if let [_, second, ..] = keys.as_slice() {
-        let error = Diagnostic::error("duplicate-field", "`api-key` is given twice");
-        diagnostics.push(error.at(second.span, "second here").and(keys[0].span, "first here").help("keep one"));
-        return None;
-    }
-    let api_key_env = keys.first().map(|k| k.str("env"));
-    if let Some(name) = api_key_env.as_ref().filter(|n| !is_variable(n)) {
-        sources.mask(name.span);
-        diagnostics.push(literal_secret(name.span));
-        return None;
-    }
-    Some(TeacherDecl {
-        name: declaration.name.value,
-        kind: fields.str("kind"),
-        model: fields.opt_str("model"),
-        base_url: fields.opt_str("base-url"),
-        api_key_env,
-        span: declaration.name.span,
-    })
-}
-
-/// Places of `api-key="..."` and `api-key "..."`.
-fn literal_secrets(reader: &NodeReader<'_>) -> Vec<Span> {
-    let value = |e: &Entry| e.value.span;
-    let places = |w: &Written<'_>| match w {
-        Written::Property(entry) => vec![value(entry)],
-        Written::Child(node) => node.arguments().map(value).collect(),
-    };
-    reader.written("api-key").iter().flat_map(places).collect()
-}
-
-fn literal_secret(span: Span) -> Diagnostic {
-    Diagnostic::error("literal-secret", "a key must not stand in a pipeline file")
-        .at(span, "a literal key (masked here)")
-        .help("write `api-key env=\"OPENAI_API_KEY\"` and set that variable where the pipeline runs")
-        .help("if the file was shared, replace the key at its provider")
-}
-
-fn is_variable(name: &str) -> bool {
-    let mut characters = name.chars();
-    characters.next().is_some_and(|c| c.is_ascii_alphabetic() || c == '_')
-        && characters.all(|c| c.is_ascii_alphanumeric() || c == '_')
 }

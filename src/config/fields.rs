@@ -334,7 +334,7 @@ impl Decoder<'_, '_> {
     }
 
     /// Checks that a model or teacher is declared, and notes that it is used.
-    fn declared(&mut self, what: &'static str, name: &str, span: Span) -> Result<(), Reported> {
+    pub(super) fn declared(&mut self, what: &'static str, name: &str, span: Span) -> Result<(), Reported> {
         fn state<T>(declared: Option<&Declared<T>>, name: &str) -> Option<Option<bool>> {
             declared.map(|d| d.get(name).map(Option::is_some))
         }

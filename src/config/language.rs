@@ -110,10 +110,30 @@ pub static MODEL: NodeSpec = NodeSpec {
 /// Fields of `api-key` inside a teacher.
 const API_KEY: &[FieldSpec] = &[FieldSpec::new("env", STR, "The environment variable that holds the key").required()];
 
+const MONEY: FieldKind = FieldKind::Float { min: 0.0, max: 1e9 };
+
+/// Fields of `budget` inside a teacher.
+const BUDGET: &[FieldSpec] = &[
+    FieldSpec::new("money", MONEY, "US dollars; needs a price for the model"),
+    FieldSpec::new("tokens", FieldKind::Int { min: 1, max: i64::MAX }, "Tokens, those read and those written together"),
+];
+
+/// Fields of `price` inside a teacher.
+const PRICE: &[FieldSpec] = &[
+    FieldSpec::new("input", MONEY, "US dollars for a million tokens read").required(),
+    FieldSpec::new("output", MONEY, "US dollars for a million tokens written").required(),
+    FieldSpec::new("cached-input", MONEY, "US dollars for a million tokens read from the provider's cache"),
+];
+
+const COUNT: FieldKind = FieldKind::Int { min: 1, max: i64::MAX };
+
 pub static TEACHER: NodeSpec = NodeSpec {
     name: "teacher",
     summary: "Declares a writer of responses by name",
-    doc: "Keys are read from the environment and never stand in a file.",
+    doc: "`openai` speaks chat completions with any compatible server, `anthropic` speaks messages, `local` is a model of \
+          the pipeline, and `replay` gives answers that were recorded. Keys are read from the environment and never \
+          stand in a file. Limits and budgets never change an answer; what an answer depends on is the kind, the model, \
+          the address and the body.",
     argument: Some("the teacher's name in this pipeline"),
     fields: &[
         FieldSpec::new(
@@ -123,10 +143,53 @@ pub static TEACHER: NodeSpec = NodeSpec {
         )
         .required(),
         FieldSpec::new("model", STR, "The model's name at the provider, or a `model` of this pipeline for `local`"),
-        FieldSpec::new("base-url", STR, "Where the provider is reached"),
+        FieldSpec::new("base-url", STR, "Where the provider is reached, such as `http://localhost:8000/v1`"),
         FieldSpec::new("api-key", FieldKind::Records(API_KEY), "Where the key comes from: `api-key env=\"NAME\"`"),
+        FieldSpec::new("organization", STR, "The organisation that pays, at providers that know several"),
+        FieldSpec::new("headers", FieldKind::Map(&STR), "Headers of every request; never a key"),
+        FieldSpec::new("body", STR, "Members of every request's body besides our own: a JSON object as text"),
+        FieldSpec::new("batch", FieldKind::Bool, "Asks through the provider's batch API: cheaper, and slow"),
+        FieldSpec::new(
+            "concurrency",
+            FieldKind::Int { min: 1, max: 4096 },
+            "Calls that are open at once; 16 if not given",
+        ),
+        FieldSpec::new(
+            "requests-per-minute",
+            COUNT,
+            "Calls begun in a minute, where the provider's answers do not tell",
+        ),
+        FieldSpec::new("tokens-per-minute", COUNT, "Tokens in a minute, where the provider's answers do not tell"),
+        FieldSpec::new(
+            "timeout",
+            FieldKind::Float { min: 0.1, max: 86_400.0 },
+            "Seconds that a call may take; 120 if not given",
+        ),
+        FieldSpec::new(
+            "retries",
+            FieldKind::Int { min: 0, max: 100 },
+            "How often a call that failed is made again, when that may help; 5 if not given",
+        ),
+        FieldSpec::new("budget", FieldKind::Records(BUDGET), "What a run may spend; it stops before it spends more"),
+        FieldSpec::new(
+            "price",
+            FieldKind::Records(PRICE),
+            "What the model costs, where the built-in table is not to be followed",
+        ),
+        FieldSpec::new("record", FieldKind::Path, "A file for all of the teacher's answers, which `replay` reads"),
+        FieldSpec::new("path", FieldKind::Path, "Of `replay`: the file of answers"),
+        FieldSpec::new("dataset", FieldKind::Dataset, "Of `replay`: instead of `path`, a data set by its manifest"),
+        FieldSpec::new("split", STR, "Of `replay`: the split of the data set; may be left out if it has one"),
+        FieldSpec::new(
+            "on",
+            FieldKind::List(&FieldKind::Str),
+            "Of `replay`: the columns by which rows find their answers, such as `id` or `question`; not for a file that \
+             `record` wrote",
+        ),
+        FieldSpec::new("answer", STR, "Of `replay`: the column of answers; `response` if not given"),
     ],
-    example: "teacher \"gpt4\" kind=\"openai\" model=\"gpt-4-1106-preview\" {\n    api-key env=\"OPENAI_API_KEY\"\n}\n",
+    example: "teacher \"gpt4\" kind=\"openai\" model=\"gpt-4-1106-preview\" concurrency=8 {\n    \
+              api-key env=\"OPENAI_API_KEY\"\n    budget money=5.0\n}\n",
 };
 
 pub static RUN: NodeSpec = NodeSpec {

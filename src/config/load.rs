@@ -7,6 +7,7 @@ use super::language;
 use super::matrix::{self, Matrix};
 use super::operators::{World, inputs, instances};
 use super::scope::{Declared, Scope, Used};
+use super::teachers;
 use super::{ModelDecl, NodeDecl, Param, Pipeline, RunOptions, TeacherDecl};
 use super::{params, paths};
 use crate::diag::{Diagnostic, Diagnostics, Sources, Span, Spanned, render};
@@ -135,7 +136,7 @@ impl<'a> Pass<'a> {
         let options = self.run_options(&sorted.run);
         let matrices = self.matrices(sorted.matrices);
         let models = self.models(sorted.models);
-        let teachers = self.teachers(sorted.teachers);
+        let teachers = self.teachers(sorted.teachers, &models);
         let world = World {
             params: &self.params,
             models: &models,
@@ -336,14 +337,15 @@ impl<'a> Pass<'a> {
         models
     }
 
-    fn teachers(&mut self, declarations: Vec<Declaration<'a>>) -> Declared<TeacherDecl> {
+    fn teachers(&mut self, declarations: Vec<Declaration<'a>>, models: &Declared<ModelDecl>) -> Declared<TeacherDecl> {
         let mut teachers = Declared::new();
         for declaration in declarations {
             let scope = Scope::of_params(&self.params, self.used, self.files.incomplete);
+            let scope = Scope { models: Some(models), ..scope };
             let name = declaration.name.value.clone();
             let broken = declaration.reader.node().is_broken();
             let teacher =
-                if broken { None } else { declarations::teacher(declaration, &scope, self.sources, self.diagnostics) };
+                if broken { None } else { teachers::teacher(declaration, &scope, self.sources, self.diagnostics) };
             teachers.insert(name, teacher);
         }
         teachers

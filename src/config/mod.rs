@@ -11,11 +11,13 @@ mod params;
 mod paths;
 pub mod reader;
 mod scope;
+mod teachers;
 
 pub use fields::expected;
 pub use files::{read_text, utf8};
 pub use load::{Input, decode_fields, load, load_text, load_with};
 pub use paths::RELATIVE;
+pub use teachers::{Api, Budget, Hosted, Limits, Price, Replay, ReplayFrom, TeacherDecl, TeacherSource};
 
 use crate::diag::{Span, Spanned};
 use crate::ops::{Fields, OpSpec};
@@ -76,19 +78,6 @@ pub enum ModelSource {
     Hub { repo: Spanned<String>, revision: Option<Spanned<String>>, file: Option<Spanned<String>> },
     /// A GGUF file or a folder in the hub's layout.
     Path(Spanned<PathBuf>),
-}
-
-/// A declared writer. Declared and checked now; operators that call teachers come with the writers.
-#[derive(Debug, Clone)]
-pub struct TeacherDecl {
-    pub name: String,
-    /// `openai`, `anthropic`, `local` or `replay`.
-    pub kind: Spanned<String>,
-    pub model: Option<Spanned<String>>,
-    pub base_url: Option<Spanned<String>>,
-    /// The name of the environment variable that holds the key; never the key.
-    pub api_key_env: Option<Spanned<String>>,
-    pub span: Span,
 }
 
 /// Options of the `run` block: they bound resources and never change a result.

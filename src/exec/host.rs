@@ -4,8 +4,9 @@ use super::edge::{Inlet, Outlet, Shared, Stored, Stream};
 use super::{BatchStream, Lanes, NodeHost, Rejected, RunError, RunInput};
 use crate::config::RunOptions;
 use crate::model::ModelLane;
-use crate::plan::{Fingerprint, ModelInfo, NodeName};
+use crate::plan::{Fingerprint, ModelInfo, NodeName, TeacherInfo};
 use crate::store::{Artifact, ArtifactWriter, Journal, JournalStore, SegmentJournal, Store, split, weigh};
+use crate::teacher::{Teacher, Teachers};
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 use indexmap::IndexMap;
@@ -40,7 +41,9 @@ pub struct Host {
     pub shared: Arc<Shared>,
     pub options: RunOptions,
     pub models: IndexMap<String, ModelInfo>,
+    pub teachers: IndexMap<String, TeacherInfo>,
     pub lanes: Arc<dyn Lanes>,
+    pub staff: Arc<dyn Teachers>,
     pub progress: Arc<Mutex<Progress>>,
 }
 
@@ -206,6 +209,13 @@ impl NodeHost for Host {
         match self.models.get(name) {
             Some(model) => self.lanes.lane(name, model),
             None => Err(bug(&self.name, &format!("it asked for model `{name}`, which the plan does not name"))),
+        }
+    }
+
+    fn teacher(&self, name: &str) -> Result<Arc<dyn Teacher>, RunError> {
+        match self.teachers.get(name) {
+            Some(teacher) => self.staff.teacher(teacher),
+            None => Err(bug(&self.name, &format!("it asked for teacher `{name}`, which the plan does not name"))),
         }
     }
 

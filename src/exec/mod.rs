@@ -24,6 +24,7 @@ pub use schedule::run;
 
 use crate::plan::{ModelInfo, NodeName};
 use crate::store::Journal;
+use crate::teacher::{Teacher, Teachers};
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 use std::path::PathBuf;
@@ -110,6 +111,8 @@ pub trait NodeHost: Send + Sync {
     fn journal(&self, scope: &serde_json::Value) -> Result<Journal, RunError>;
     /// Scores, generates: the lane of the device that holds a declared model.
     fn model(&self, name: &str) -> Result<Arc<dyn crate::model::ModelLane>, RunError>;
+    /// A declared teacher.
+    fn teacher(&self, name: &str) -> Result<Arc<dyn Teacher>, RunError>;
     /// Counts model tokens, for progress and events.
     fn count_tokens(&self, tokens: u64);
     /// Counts rows finished out of an expected number where output rows do not show it.
@@ -165,5 +168,6 @@ pub struct RunConfig {
     pub out: PathBuf,
     pub options: crate::config::RunOptions,
     pub lanes: Arc<dyn Lanes>,
+    pub teachers: Arc<dyn Teachers>,
     pub stop: Stop,
 }

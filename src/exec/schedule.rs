@@ -330,6 +330,7 @@ impl<'a> Run<'a> {
             schema: schema.clone(),
             outlets: Mutex::new(outlets),
         };
+        let teachers = node.teachers.iter().filter_map(|t| self.plan.teachers.get(t).map(|i| (t.clone(), i.clone())));
         let models = node.models.iter().filter_map(|m| self.plan.models.get(m).map(|i| (m.clone(), i.clone())));
         Ok(Host {
             name: node.name.clone(),
@@ -343,7 +344,9 @@ impl<'a> Run<'a> {
             store: self.store.clone(),
             options: self.config.options.clone(),
             models: models.collect(),
+            teachers: teachers.collect(),
             lanes: self.config.lanes.clone(),
+            staff: self.config.teachers.clone(),
             progress: Arc::default(),
         })
     }

@@ -6,6 +6,7 @@ use crate::diag::{SourceId, Span};
 use crate::ops::{Arity, InputSpec, OUT, OpSpec, Operator, OutputSpec, ResolveCx, Resolved};
 use crate::plan::{Estimate, Fingerprint, Plan, PlanInput, PlanNode};
 use crate::store::{Artifact, Store};
+use crate::teacher::NoTeachers;
 use arrow::array::{ArrayRef, AsArray, Int64Array, RecordBatch, StringArray};
 use arrow::datatypes::{DataType, Field, Int64Type, Schema, SchemaRef};
 use std::path::Path;
@@ -102,6 +103,7 @@ impl Builder {
             outputs: vec![schema(); op.outputs.len()],
             estimate: Estimate::default(),
             models: Vec::new(),
+            teachers: Vec::new(),
             to_fetch: None,
             barrier: false,
             journalled: false,
@@ -157,6 +159,7 @@ impl Place {
             out: self.out(),
             options: self.options.clone(),
             lanes: Arc::new(NoLanes),
+            teachers: Arc::new(NoTeachers),
             stop: self.stop.clone(),
         };
         run(plan, &self.store, &config, &NoObserver).unwrap()
@@ -500,8 +503,13 @@ fn a_stop_wakes_who_waits() {
 fn one_run_at_a_time_writes_into_a_run_folder() {
     let place = Place::new();
     let _held = super::folder::RunFolder::open(&place.out()).unwrap();
-    let config =
-        RunConfig { out: place.out(), options: RunOptions::default(), lanes: Arc::new(NoLanes), stop: Stop::default() };
+    let config = RunConfig {
+        out: place.out(),
+        options: RunOptions::default(),
+        lanes: Arc::new(NoLanes),
+        teachers: Arc::new(NoTeachers),
+        stop: Stop::default(),
+    };
     let error = run(&Builder::new().plan, &place.store, &config, &NoObserver).unwrap_err();
     assert!(error.to_string().contains("another run is writing"), "{error}");
 }
@@ -566,6 +574,7 @@ fn the_process_that_is_killed() {
         out: dir.join("out"),
         options: RunOptions::default(),
         lanes: Arc::new(NoLanes),
+        teachers: Arc::new(NoTeachers),
         stop: Stop::default(),
     };
     assert_eq!(run(&plan, &store, &config, &NoObserver).unwrap().outcome(), "done");

@@ -10,7 +10,7 @@ use super::error::Result;
 use super::generate::{GenerateFailure, GenerateRequest, Generated, Prompted};
 use super::language_model::{Encoded, LanguageModel, TextModel};
 use super::ticket::{Address, Ticket};
-use super::{ModelFiles, ModelLane, ScoreFailure, ScoreRequest, Scored};
+use super::{ModelFiles, ModelLane, ScoreFailure, ScoreRequest, Scored, Written};
 use crate::config::ModelDecl;
 use crate::exec::{Lanes, RunError};
 use crate::plan::ModelInfo;
@@ -120,16 +120,16 @@ impl ModelLane for Handle {
         let resident = self.resident()?;
         let limit = max_tokens.unwrap_or(resident.text.context).min(resident.text.context);
         let encoded = rows.iter().map(|row| resident.text.encode(row, limit)).collect::<Result<Vec<_>>>();
-        self.submit(resident, encoded, Task::Score)
+        let (ticket, addresses) = Ticket::new(rows.len());
+        self.submit(resident, encoded, addresses, Task::Score)?;
+        Ok(ticket)
     }
 
-    fn submit_generate(
-        &self,
-        requests: &[GenerateRequest],
-    ) -> Result<Ticket<std::result::Result<Vec<Generated>, GenerateFailure>>> {
+    fn post_generate(&self, requests: Vec<(GenerateRequest, Address<Written>)>) -> Result<()> {
         let resident = self.resident()?;
+        let (requests, addresses): (Vec<_>, Vec<_>) = requests.into_iter().unzip();
         let prompted = requests.iter().map(|request| resident.text.prompted(request)).collect::<Result<Vec<_>>>();
-        self.submit(resident, prompted, Task::Generate)
+        self.submit(resident, prompted, addresses, Task::Generate)
     }
 
     fn count_tokens(&self, text: &str) -> Result<usize> {
@@ -148,14 +148,14 @@ impl ModelLane for Handle {
 
 impl Handle {
     /// Answers what cannot be worked on and queues the rest.
-    fn submit<I, T, F>(
+    fn submit<I, T: 'static, F: 'static>(
         &self,
         resident: Arc<Resident>,
         prepared: Result<Vec<std::result::Result<I, F>>>,
+        addresses: Vec<Address<std::result::Result<T, F>>>,
         task: impl Fn(I, Address<std::result::Result<T, F>>) -> Task,
-    ) -> Result<Ticket<std::result::Result<T, F>>> {
+    ) -> Result<()> {
         let prepared = prepared.map_err(|e| about(&resident.name, e))?;
-        let (ticket, addresses) = Ticket::new(prepared.len());
         let mut tasks = Vec::with_capacity(prepared.len());
         for (prepared, address) in prepared.into_iter().zip(addresses) {
             match prepared {
@@ -163,8 +163,7 @@ impl Handle {
                 Err(failure) => address.answer(Err(failure)),
             }
         }
-        self.lane.take(resident, tasks)?;
-        Ok(ticket)
+        self.lane.take(resident, tasks)
     }
 }
 

@@ -36,7 +36,7 @@ pub use files::{ModelFiles, Precision, WeightFiles};
 pub use generate::{Finish, GenerateFailure, GenerateRequest, Generated, Prompt, Prompted, Sampling};
 pub use lane::{FileSource, LaneOptions, ModelLanes};
 pub use language_model::{Encoded, LanguageModel, TextModel};
-pub use ticket::Ticket;
+pub use ticket::{Address, Mailbox, Ticket};
 
 pub mod cpu;
 
@@ -73,6 +73,9 @@ pub enum ScoreFailure {
     NotFinite,
 }
 
+/// The samples of a request, or why it has none.
+pub type Written = Result<Vec<Generated>, GenerateFailure>;
+
 /// A model on a device, shared by the operators that use it. Their work goes through the same passes.
 pub trait ModelLane: Send + Sync {
     /// Hands rows in to be scored. A row's result does not depend on what else is handed in.
@@ -84,11 +87,15 @@ pub trait ModelLane: Send + Sync {
         max_tokens: Option<u32>,
     ) -> Result<Ticket<Result<Scored, ScoreFailure>>, RunError>;
 
-    /// Hands requests in; each gives its samples. A text does not depend on what else is handed in.
-    fn submit_generate(
-        &self,
-        requests: &[GenerateRequest],
-    ) -> Result<Ticket<Result<Vec<Generated>, GenerateFailure>>, RunError>;
+    /// Hands requests in; each gives its samples to its address. A text does not depend on what else is handed in.
+    fn post_generate(&self, requests: Vec<(GenerateRequest, Address<Written>)>) -> Result<(), RunError>;
+
+    /// Hands requests in; each gives its samples.
+    fn submit_generate(&self, requests: &[GenerateRequest]) -> Result<Ticket<Written>, RunError> {
+        let (ticket, addresses) = Ticket::new(requests.len());
+        self.post_generate(requests.iter().cloned().zip(addresses).collect())?;
+        Ok(ticket)
+    }
 
     /// Scores rows and waits for all of them.
     fn score(
@@ -100,7 +107,7 @@ pub trait ModelLane: Send + Sync {
     }
 
     /// Generates and waits for all texts.
-    fn generate(&self, requests: &[GenerateRequest]) -> Result<Vec<Result<Vec<Generated>, GenerateFailure>>, RunError> {
+    fn generate(&self, requests: &[GenerateRequest]) -> Result<Vec<Written>, RunError> {
         self.submit_generate(requests)?.wait()
     }
 

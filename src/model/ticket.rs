@@ -4,6 +4,7 @@ use super::error::Result;
 use crate::exec::RunError;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Weak};
+use std::time::Duration;
 
 /// A promise of as many results as there were requests. Dropping it says that nobody waits any more.
 #[derive(Debug)]
@@ -15,18 +16,51 @@ pub struct Ticket<T> {
 }
 
 /// Where the result of one request goes.
-#[derive(Debug)]
 pub struct Address<T> {
-    index: usize,
-    to: Sender<(usize, Result<T>)>,
+    /// `None` once the result was delivered.
+    deliver: Option<Deliver<T>>,
     wanted: Weak<()>,
 }
 
-impl<T> Ticket<T> {
+type Deliver<T> = Box<dyn FnOnce(Result<T>) + Send>;
+
+/// A box that results fall into as they are finished, for requests that are made one after another.
+#[derive(Debug)]
+pub struct Mailbox<T> {
+    results: Receiver<(usize, Result<T>)>,
+    to: Sender<(usize, Result<T>)>,
+    wanted: Arc<()>,
+}
+
+impl<T: Send + 'static> Default for Mailbox<T> {
+    fn default() -> Self {
+        let (to, results) = channel();
+        Self { results, to, wanted: Arc::new(()) }
+    }
+}
+
+impl<T: Send + 'static> Mailbox<T> {
+    /// An address whose result comes with this number.
+    pub fn address(&self, number: usize) -> Address<T> {
+        Address::new(number, self.to.clone(), &self.wanted)
+    }
+
+    /// The next result, waited for no longer than this.
+    pub fn wait(&self, most: Duration) -> Option<(usize, Result<T>)> {
+        self.results.recv_timeout(most).ok()
+    }
+
+    /// A result that is there already.
+    pub fn look(&self) -> Option<(usize, Result<T>)> {
+        self.results.try_recv().ok()
+    }
+}
+
+impl<T: Send + 'static> Ticket<T> {
     /// A ticket, and the addresses that its results are sent to.
     pub fn new(requests: usize) -> (Self, Vec<Address<T>>) {
         let ((to, results), wanted) = (channel(), Arc::new(()));
-        let address = |index| Address { index, to: to.clone(), wanted: Arc::downgrade(&wanted) };
+        let address = |index| Address::new(index, to.clone(), &wanted);
         let addresses = (0..requests).map(address).collect();
         (Self { results, open: requests, _wanted: wanted }, addresses)
     }
@@ -64,7 +98,7 @@ impl<T> Iterator for Ticket<T> {
         self.open = self.open.checked_sub(1)?;
         Some(match self.results.recv() {
             Ok((index, result)) => result.map(|result| (index, result)),
-            // Whoever held the address was unwound.
+            // All addresses are gone, and each was answered or failed.
             Err(_) => {
                 self.open = 0;
                 Err(RunError::failed("model-failed", "a bug in the model's code"))
@@ -73,19 +107,59 @@ impl<T> Iterator for Ticket<T> {
     }
 }
 
-impl<T> Address<T> {
+impl<T: 'static> Address<T> {
+    /// Sends the result with this number.
+    fn new(number: usize, to: Sender<(usize, Result<T>)>, wanted: &Arc<()>) -> Self
+    where
+        T: Send,
+    {
+        // The caller may have gone away: then nobody wants it.
+        let deliver = Box::new(move |result| drop(to.send((number, result))));
+        Self { deliver: Some(deliver), wanted: Arc::downgrade(wanted) }
+    }
+
+    /// An address for results of another type, which this one gets converted.
+    pub fn map<S>(mut self, convert: impl FnOnce(S) -> T + Send + 'static) -> Address<S> {
+        let wanted = self.wanted.clone();
+        let deliver = self
+            .deliver
+            .take()
+            .map(|deliver| -> Deliver<S> { Box::new(move |result: Result<S>| deliver(result.map(convert))) });
+        Address { deliver, wanted }
+    }
+
     /// Whether somebody waits for the result.
     pub fn is_wanted(&self) -> bool {
         self.wanted.strong_count() > 0
     }
 
-    pub fn answer(self, result: T) {
-        // The caller may have gone away: then nobody wants it.
-        let _ = self.to.send((self.index, Ok(result)));
+    pub fn answer(mut self, result: T) {
+        self.deliver(Ok(result));
     }
 
-    pub fn fail(self, error: &RunError) {
-        let _ = self.to.send((self.index, Err(again(error))));
+    pub fn fail(mut self, error: &RunError) {
+        self.deliver(Err(again(error)));
+    }
+}
+
+impl<T> Address<T> {
+    fn deliver(&mut self, result: Result<T>) {
+        if let Some(deliver) = self.deliver.take() {
+            deliver(result);
+        }
+    }
+}
+
+/// An address that is dropped unanswered fails: whoever waits must not wait for ever.
+impl<T> Drop for Address<T> {
+    fn drop(&mut self) {
+        self.deliver(Err(RunError::failed("model-failed", "a bug in the model's code")));
+    }
+}
+
+impl<T> std::fmt::Debug for Address<T> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Address {{ open: {} }}", self.deliver.is_some())
     }
 }
 

@@ -35,7 +35,7 @@ mod write;
 use crate::diag::{Diagnostic, Diagnostics, Span};
 use crate::exec::{NodeCx, RunError};
 use crate::fetch::Fetcher;
-use crate::plan::{Estimate, InputInfo, ModelInfo, NodeName};
+use crate::plan::{Estimate, InputInfo, ModelInfo, NodeName, TeacherInfo};
 use arrow::datatypes::{DataType, SchemaRef};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -100,6 +100,8 @@ pub struct Resolved {
     pub files: Vec<PathBuf>,
     /// Names of the models used; their digests enter the fingerprint.
     pub models: Vec<String>,
+    /// Names of the teachers asked; their digests enter the fingerprint.
+    pub teachers: Vec<String>,
     /// The split of a data set that the node reads and that is not on this machine yet.
     pub to_fetch: Option<SplitName>,
     /// Needs its whole input before it gives its first row (sort, table, training).
@@ -125,6 +127,7 @@ impl Resolved {
             estimate,
             files: Vec::new(),
             models: Vec::new(),
+            teachers: Vec::new(),
             to_fetch: None,
             barrier: false,
             journalled: false,
@@ -146,6 +149,8 @@ pub struct ResolveCx<'a> {
     pub diagnostics: &'a mut Diagnostics,
     /// Looks a declared model up; `None` when there is none (already reported).
     pub models: &'a dyn Fn(&str) -> Option<&'a ModelInfo>,
+    /// Looks a declared teacher up.
+    pub teachers: &'a dyn Fn(&str) -> Option<&'a TeacherInfo>,
     /// The manifests of data sets, and the means to find their files; `None` where none are known.
     pub datasets: Option<&'a Arc<Fetcher>>,
     /// Look at files of the user's machine (`load` reads schemas). Off in pure checks of examples, where

@@ -6,6 +6,7 @@ use crate::model::ModelLane;
 use crate::ops::Operator;
 use crate::plan::NodeName;
 use crate::store::{Journal, JournalStore};
+use crate::teacher::Teacher;
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 use std::collections::HashMap;
@@ -19,6 +20,7 @@ pub struct MemoryHost {
     pub batches: Vec<Vec<RecordBatch>>,
     pub schemas: Vec<SchemaRef>,
     pub models: HashMap<String, Arc<dyn ModelLane>>,
+    pub teachers: HashMap<String, Arc<dyn Teacher>>,
     pub options: RunOptions,
     pub emitted: Mutex<Vec<Vec<RecordBatch>>>,
     pub rejected: Mutex<Vec<Rejected>>,
@@ -44,6 +46,7 @@ impl MemoryHost {
             batches: inputs.into_iter().map(|(_, b)| b).collect(),
             schemas,
             models: HashMap::new(),
+            teachers: HashMap::new(),
             options: RunOptions::default(),
             rejected: Mutex::default(),
             presented: Mutex::default(),
@@ -104,6 +107,9 @@ impl NodeHost for MemoryHost {
     }
     fn model(&self, name: &str) -> Result<Arc<dyn ModelLane>, RunError> {
         self.models.get(name).cloned().ok_or_else(|| RunError::failed("no-model", format!("no model `{name}`")))
+    }
+    fn teacher(&self, name: &str) -> Result<Arc<dyn Teacher>, RunError> {
+        self.teachers.get(name).cloned().ok_or_else(|| RunError::failed("no-teacher", format!("no teacher `{name}`")))
     }
     fn count_tokens(&self, _tokens: u64) {}
     fn progress(&self, _done: u64, _total: Option<u64>) {}

@@ -113,6 +113,7 @@ impl Node {
             inputs: &infos,
             diagnostics: &mut diagnostics,
             models: &|_| None,
+            teachers: &|_| None,
             datasets,
             look_at_files,
             files_must_exist: look_at_files,

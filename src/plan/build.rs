@@ -1,6 +1,9 @@
 //! One pass over the graph: every node resolved with the schemas of its inputs.
 
-use super::{Estimate, InputInfo, ModelInfo, Plan, PlanEnv, PlanInput, PlanNode, environment, fingerprint, models};
+use super::{
+    Estimate, InputInfo, ModelInfo, Plan, PlanEnv, PlanInput, PlanNode, TeacherInfo, environment, fingerprint, models,
+    teachers,
+};
 use crate::config::NodeDecl;
 use crate::diag::{Diagnostic, Diagnostics, Span};
 use crate::graph::{Edge, Graph};
@@ -14,11 +17,13 @@ use std::sync::Arc;
 /// Plans every node of a graph. Errors of one node do not keep the others from being judged; nodes that read a
 /// failed one are left out in silence. There is a plan only when nothing failed.
 pub fn build(graph: Graph, env: &PlanEnv, diagnostics: &mut Diagnostics) -> Option<Plan> {
-    let known = models::describe(&graph, env, diagnostics);
+    let mut known = models::describe(&graph, env, diagnostics);
+    let teachers = teachers::describe(&graph, &mut known, env, diagnostics);
     let mut planner = Planner {
         graph: &graph,
         env,
         models: &known,
+        teachers: &teachers,
         nodes: Vec::with_capacity(graph.order.len()),
         planned: vec![None; graph.graph.node_count()],
         by_fingerprint: HashMap::new(),
@@ -32,26 +37,20 @@ pub fn build(graph: Graph, env: &PlanEnv, diagnostics: &mut Diagnostics) -> Opti
     let nodes = planner.nodes;
     planner.reports.finish();
     if env.check_environment {
-        environment::check(&graph.pipeline, &known, env, diagnostics);
+        environment::check(&teachers, &known, env, diagnostics);
     }
     if !sound || diagnostics.has_errors() {
         return None;
     }
     let pipeline = graph.pipeline;
-    Some(Plan {
-        name: pipeline.name,
-        seed: pipeline.seed,
-        options: pipeline.options,
-        models: known,
-        teachers: pipeline.teachers,
-        nodes,
-    })
+    Some(Plan { name: pipeline.name, seed: pipeline.seed, options: pipeline.options, models: known, teachers, nodes })
 }
 
 struct Planner<'a, 'd> {
     graph: &'a Graph,
     env: &'a PlanEnv,
     models: &'a IndexMap<String, ModelInfo>,
+    teachers: &'a IndexMap<String, TeacherInfo>,
     nodes: Vec<PlanNode>,
     /// Index into `nodes` by graph node; `None` where a node failed or is left out.
     planned: Vec<Option<usize>>,
@@ -104,7 +103,7 @@ impl Planner<'_, '_> {
         inputs: Vec<PlanInput>,
         found: &mut Diagnostics,
     ) -> Option<PlanNode> {
-        if !models::all_known(decl, self.models) {
+        if !models::all_known(decl, self.models) || !teachers::all_known(decl, self.teachers) {
             return None;
         }
         let operator = (decl.op.build)(&decl.fields, found)?;
@@ -126,6 +125,8 @@ impl Planner<'_, '_> {
     ) -> Option<Resolved> {
         let models = self.models;
         let lookup = move |name: &str| models.get(name);
+        let teachers = self.teachers;
+        let teacher = move |name: &str| teachers.get(name);
         let resolved = operator.resolve(&mut ResolveCx {
             node: &decl.name,
             op: decl.op,
@@ -133,6 +134,7 @@ impl Planner<'_, '_> {
             inputs: infos,
             diagnostics: found,
             models: &lookup,
+            teachers: &teacher,
             datasets: self.env.datasets.as_ref(),
             look_at_files: self.env.look_at_files,
             files_must_exist: self.env.files_must_exist,
@@ -167,6 +169,17 @@ impl Planner<'_, '_> {
             .collect()
     }
 
+    /// The models that local teachers write with are models of the node, and what holds recorded answers is fetched
+    /// for it.
+    fn with_teachers(&self, mut resolved: Resolved) -> Resolved {
+        for teacher in resolved.teachers.iter().filter_map(|name| self.teachers.get(name)) {
+            let model = teacher.model.iter().map(|model| &model.decl.name);
+            resolved.models.extend(model.filter(|name| !resolved.models.contains(name)).cloned().collect::<Vec<_>>());
+            resolved.to_fetch = resolved.to_fetch.or(teacher.to_fetch.clone());
+        }
+        resolved
+    }
+
     fn node(
         &self,
         decl: &NodeDecl,
@@ -176,6 +189,7 @@ impl Planner<'_, '_> {
         infos: &[InputInfo],
         found: &mut Diagnostics,
     ) -> PlanNode {
+        let resolved = self.with_teachers(resolved);
         let seed = fingerprint::node_seed(self.graph.pipeline.seed, &decl.name);
         let files = self.env.digests.of_node(decl, &resolved, self.env.check_environment, found);
         let ingredients = fingerprint::Parts {
@@ -186,6 +200,7 @@ impl Planner<'_, '_> {
             infos,
             nodes: &self.nodes,
             models: self.models,
+            teachers: self.teachers,
             files: &files,
             seed,
         }
@@ -202,6 +217,7 @@ impl Planner<'_, '_> {
             outputs: resolved.outputs,
             estimate: resolved.estimate,
             models: resolved.models,
+            teachers: resolved.teachers,
             to_fetch: resolved.to_fetch,
             barrier: resolved.barrier,
             journalled: resolved.journalled,

@@ -1,20 +1,21 @@
 //! `check --env`: what only a run needs.
 
-use super::{ModelInfo, PlanEnv};
-use crate::config::Pipeline;
+use super::{ModelInfo, PlanEnv, TeacherInfo};
+use crate::config::TeacherSource;
 use crate::diag::{Diagnostic, Diagnostics};
 use indexmap::IndexMap;
 
 /// Reports secrets that are not set and models whose files are not here. Missing data files are reported where their
 /// digests are taken.
 pub(super) fn check(
-    pipeline: &Pipeline,
+    teachers: &IndexMap<String, TeacherInfo>,
     models: &IndexMap<String, ModelInfo>,
     env: &PlanEnv,
     diagnostics: &mut Diagnostics,
 ) {
-    for teacher in pipeline.teachers.values() {
-        let Some(variable) = &teacher.api_key_env else { continue };
+    for teacher in teachers.values().map(|t| &t.decl) {
+        let TeacherSource::Hosted(hosted) = &teacher.source else { continue };
+        let Some(variable) = &hosted.api_key_env else { continue };
         if std::env::var_os(&variable.value).is_none_or(|v| v.is_empty()) {
             diagnostics.push(
                 Diagnostic::error(

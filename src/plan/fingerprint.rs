@@ -1,6 +1,6 @@
 //! What a node's output depends on, by name, and the hash of it.
 
-use super::{Fingerprint, InputInfo, ModelInfo, NodeName, PlanInput, PlanNode};
+use super::{Fingerprint, InputInfo, ModelInfo, NodeName, PlanInput, PlanNode, TeacherInfo};
 use crate::ops::{OpSpec, Operator, Resolved};
 use indexmap::IndexMap;
 
@@ -16,6 +16,7 @@ pub(super) struct Parts<'a> {
     pub infos: &'a [InputInfo],
     pub nodes: &'a [PlanNode],
     pub models: &'a IndexMap<String, ModelInfo>,
+    pub teachers: &'a IndexMap<String, TeacherInfo>,
     /// Path and digest of every file that the node reads.
     pub files: &'a [(String, String)],
     pub seed: u64,
@@ -47,6 +48,11 @@ impl Parts<'_> {
                 }
             }
         }
+        for name in &self.resolved.teachers {
+            if let Some(teacher) = self.teachers.get(name) {
+                all.insert(format!("teacher:{name}"), teacher.digest.clone());
+            }
+        }
         for (path, digest) in self.files {
             all.insert(format!("file:{path}"), digest.clone());
         }
@@ -73,7 +79,7 @@ pub(super) fn of(ingredients: &IndexMap<String, String>) -> Fingerprint {
     let mut hasher = blake3::Hasher::new();
     for (key, value) in ingredients {
         let class = match key.split_once(':') {
-            Some((class @ ("model" | "file"), _)) => class,
+            Some((class @ ("model" | "teacher" | "file"), _)) => class,
             _ => key.as_str(),
         };
         for part in [class, value] {

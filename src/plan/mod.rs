@@ -8,6 +8,7 @@ mod environment;
 mod fingerprint;
 mod models;
 mod status;
+mod teachers;
 
 use crate::config::{ModelDecl, RunOptions, TeacherDecl};
 use crate::diag::{Diagnostics, Sources, Span};
@@ -180,13 +181,27 @@ pub struct ModelInfo {
     pub memory: Option<u64>,
 }
 
+/// What is known of a declared teacher before it is asked.
+#[derive(Debug, Clone)]
+pub struct TeacherInfo {
+    pub decl: TeacherDecl,
+    /// Digest of all that the teacher's answers depend on besides what it is asked: kind, model, address, extra body;
+    /// for a local teacher its model's digest, for a recording the content of its file.
+    pub digest: String,
+    /// Of a local teacher: the model that writes.
+    pub model: Option<ModelInfo>,
+    /// Of a recording in a data set: the split that has to be fetched before it can be read.
+    pub to_fetch: Option<SplitName>,
+}
+
 /// A typed, checked, fingerprinted pipeline. Only a plan can be run.
 pub struct Plan {
     pub name: String,
     pub seed: u64,
     pub options: RunOptions,
     pub models: IndexMap<String, ModelInfo>,
-    pub teachers: IndexMap<String, TeacherDecl>,
+    /// Teachers that some planned node names.
+    pub teachers: IndexMap<String, TeacherInfo>,
     /// Producers before consumers.
     pub nodes: Vec<PlanNode>,
 }
@@ -204,6 +219,7 @@ pub struct PlanNode {
     pub outputs: Vec<SchemaRef>,
     pub estimate: Estimate,
     pub models: Vec<String>,
+    pub teachers: Vec<String>,
     /// The split of a data set that has to be fetched before the node can run.
     pub to_fetch: Option<SplitName>,
     pub barrier: bool,

@@ -72,12 +72,12 @@ pub(super) fn all_known(decl: &NodeDecl, known: &IndexMap<String, ModelInfo>) ->
     named(&decl.fields, decl.op.fields, is_model).iter().all(|name| known.contains_key(&name.value))
 }
 
-fn is_model(kind: &FieldKind) -> bool {
+pub(super) fn is_model(kind: &FieldKind) -> bool {
     matches!(kind, FieldKind::Model)
 }
 
 /// The names in fields of some kind, also inside lists, maps and records.
-fn named(fields: &Fields, specs: &[FieldSpec], wanted: fn(&FieldKind) -> bool) -> Vec<Spanned<String>> {
+pub(super) fn named(fields: &Fields, specs: &[FieldSpec], wanted: fn(&FieldKind) -> bool) -> Vec<Spanned<String>> {
     let mut names = Vec::new();
     for spec in specs {
         if let Some(value) = fields.get(spec.name) {

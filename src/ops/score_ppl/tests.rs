@@ -1,7 +1,7 @@
 use crate::config::{ModelDecl, ModelSource, RunOptions, decode_fields};
 use crate::diag::{Diagnostics, SourceId, Span, Spanned};
 use crate::exec::{Rejected, RunError};
-use crate::model::{GenerateFailure, GenerateRequest, Generated, ModelLane};
+use crate::model::{Address, GenerateRequest, ModelLane, Written};
 use crate::model::{ScoreFailure, ScoreRequest, Scored, Ticket};
 use crate::ops::testing::{MemoryHost, MemoryJournal};
 use crate::ops::testing_node::{lines, rows, rows_json};
@@ -32,10 +32,7 @@ impl ModelLane for Counting {
         let limit = max_tokens.map_or(usize::MAX, |n| n as usize);
         Ok(Ticket::ready(rows.iter().map(|row| one(row, limit)).collect()))
     }
-    fn submit_generate(
-        &self,
-        _: &[GenerateRequest],
-    ) -> Result<Ticket<Result<Vec<Generated>, GenerateFailure>>, RunError> {
+    fn post_generate(&self, _: Vec<(GenerateRequest, Address<Written>)>) -> Result<(), RunError> {
         Err(RunError::failed("no-generation", "scoring writes nothing"))
     }
     fn count_tokens(&self, text: &str) -> Result<usize, RunError> {
@@ -105,6 +102,7 @@ fn resolve(settings: &str, input: &RecordBatch, model: &ModelInfo) -> Result<(Bo
         inputs: &inputs,
         diagnostics: &mut diagnostics,
         datasets: None,
+        teachers: &|_| None,
         models: &|wanted| (wanted == "student").then_some(model),
         look_at_files: true,
         files_must_exist: true,

@@ -118,7 +118,7 @@ fn context_too_small() {
 fn environment() {
     let text = "model \"absent\" path=\"x\"\n\
                 teacher \"t\" kind=\"openai\" model=\"m\" { api-key env=\"IDIOLECT_TEST_NO_SUCH_KEY\"; }\n\
-                rows \"r\" file=\"no-such-file.json\"\nscore \"a\" from=\"r\" model=\"absent\"\nsave \"c\" from=\"a\"\n";
+                rows \"r\" file=\"no-such-file.json\"\nscore \"a\" from=\"r\" model=\"absent\" teacher=\"t\"\nsave \"c\" from=\"a\"\n";
     let (plan, without) = plan_with(text, &[], false);
     assert!(plan.is_some(), "{without}");
     let (plan, messages) = plan_with(text, &[], true);

@@ -36,6 +36,7 @@ static SCORE: OpSpec = OpSpec {
     fields: &[
         COLUMN,
         FieldSpec::new("model", FieldKind::Model, "scores").required(),
+        FieldSpec::new("teacher", FieldKind::Teacher, "is asked"),
         FieldSpec::new("tokens", FieldKind::Int { min: 1, max: 1 << 30 }, "longest row").default(Default::Int(8)),
     ],
     ..BASE
