@@ -176,7 +176,7 @@ fn only_for(kind: &Spanned<String>, fields: &Fields, diagnostics: &mut Diagnosti
     for name in foreign.filter(|name| fields.get(name).is_some()) {
         sound = false;
         diagnostics.push(
-            Diagnostic::error("meaningless-field", format!("a `{}` teacher has no `{name}`", kind.value))
+            Diagnostic::error("meaningless-field", format!("a teacher of kind `{}` has no `{name}`", kind.value))
                 .at(fields.span_of(name), "means nothing here")
                 .and(kind.span, "the kind of teacher")
                 .help(format!("it takes {}", list(known))),
@@ -187,7 +187,7 @@ fn only_for(kind: &Spanned<String>, fields: &Fields, diagnostics: &mut Diagnosti
 
 fn missing(kind: &str, field: &str, help: &str, head: Span, diagnostics: &mut Diagnostics) {
     diagnostics.push(
-        Diagnostic::error("missing-field", format!("a `{kind}` teacher needs `{field}`"))
+        Diagnostic::error("missing-field", format!("a teacher of kind `{kind}` needs `{field}`"))
             .at(head, format!("has no `{field}`"))
             .help(help),
     );

@@ -108,6 +108,11 @@ pub static CODES: &[Code] = &[
         "Write `${name}` or `${axis.attribute}` and close the brace. A literal `${` is written `$${`.",
     ),
     code(
+        "bad-json",
+        "A field must hold JSON and does not",
+        "The message says where the JSON breaks off and what is expected.",
+    ),
+    code(
         "bad-keyword",
         "A word after `#` is no keyword",
         "The keywords are `#true`, `#false`, `#null`, `#inf`, `#-inf` and `#nan`.",
@@ -153,6 +158,11 @@ pub static CODES: &[Code] = &[
         "Sizes are a number of bytes, or a number with a unit: `\"512MiB\"`, `\"4GiB\"`, `\"1.5GB\"`.",
     ),
     code("bad-sort", "The order of rows contradicts itself", "`descending` names only columns that `by` names."),
+    code(
+        "bad-url",
+        "An address is none",
+        "`base-url` is where a provider's interface begins: `https://` or `http://`, a host and a path, without query or password.",
+    ),
     code(
         "bare-keyword",
         "A keyword lacks its `#`",
@@ -241,6 +251,7 @@ pub static CODES: &[Code] = &[
         "A node that may stand once stands twice",
         "A pipeline has at most one `pipeline` and one `run` node, and every operator node has a name of its own.",
     ),
+    code("duplicate-source", "Recorded answers come from two places", "Keep `path` or `dataset`."),
     code(
         "duplicate-value",
         "A value is listed twice",
@@ -438,6 +449,11 @@ pub static CODES: &[Code] = &[
         "no-store",
         "There is no store at that place",
         "`idiolect run` makes one. `--store` and `IDIOLECT_STORE` name another.",
+    ),
+    code(
+        "no-teacher",
+        "A teacher cannot be asked",
+        "The message says why. Programs that use the library can start runs without teachers.",
     ),
     code(
         "no-thread",
