@@ -186,6 +186,7 @@ pub static TEACHER: NodeSpec = NodeSpec {
             "Of `replay`: the columns by which rows find their answers, such as `id` or `question`; not for a file that \
              `record` wrote",
         ),
+        FieldSpec::new("id-prefix", STR, "Of `replay`: what ids of its rows begin with, as in `load`"),
         FieldSpec::new("answer", STR, "Of `replay`: the column of answers; `response` if not given"),
     ],
     example: "teacher \"gpt4\" kind=\"openai\" model=\"gpt-4-1106-preview\" concurrency=8 {\n    \

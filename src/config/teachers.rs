@@ -100,6 +100,8 @@ pub struct Replay {
     /// Columns that tell which answer belongs to a row, in the recording and, by the same names, in what a prompt is
     /// made of. Empty for a file that `record` wrote, whose answers are found by what was asked.
     pub on: Vec<Spanned<String>>,
+    /// What ids of rows begin with where no field of the recording names them.
+    pub id_prefix: Option<Spanned<String>>,
     /// The recording's column of answers.
     pub answer: Spanned<String>,
 }
@@ -129,7 +131,7 @@ const HOSTED: &[&str] = &[
     "record",
 ];
 const LOCAL: &[&str] = &["model", "record"];
-const REPLAY: &[&str] = &["path", "dataset", "split", "on", "answer"];
+const REPLAY: &[&str] = &["path", "dataset", "split", "id-prefix", "on", "answer"];
 
 /// A `teacher` node. A key that is written in the file is masked in `sources`, so that no message shows it.
 pub(super) fn teacher(
@@ -228,6 +230,7 @@ fn replay(fields: &Fields, head: Span, diagnostics: &mut Diagnostics) -> Option<
     Some(Replay {
         from,
         on: fields.strs("on"),
+        id_prefix: fields.opt_str("id-prefix"),
         answer: fields.opt_str("answer").unwrap_or_else(|| Spanned::new("response".into(), head)),
     })
 }

@@ -148,6 +148,11 @@ pub static CODES: &[Code] = &[
         "It is no SELECT, does not parse, or reads a table or column that is not there.",
     ),
     code(
+        "bad-recording",
+        "Recorded answers are damaged",
+        "A recording is used as a whole: half of it would make other rows than the whole. Record it again, or mend the row that the message names.",
+    ),
+    code(
         "bad-reference",
         "A port does not name a node",
         "References are strings: `\"node\"`, or `\"node.output\"` for one of several outputs.",

@@ -40,6 +40,7 @@ use arrow::datatypes::{DataType, SchemaRef};
 use std::path::PathBuf;
 use std::sync::Arc;
 
+pub use load::recording::{Answers, KEY as RECORDED_KEY, Recording};
 pub use spec::{Arity, Default, FROM, FieldKind, FieldSpec, Fields, InputSpec, OUT, OpSpec, OutputSpec, Value};
 
 /// Every operator of the language, in the order of the reference.

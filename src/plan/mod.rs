@@ -13,7 +13,7 @@ mod teachers;
 use crate::config::{ModelDecl, RunOptions, TeacherDecl};
 use crate::diag::{Diagnostics, Sources, Span};
 use crate::fetch::{Catalog, FetchEnv, Fetcher};
-use crate::ops::{OpSpec, Operator, SplitName};
+use crate::ops::{OpSpec, Operator, Recording, SplitName};
 use arrow::datatypes::SchemaRef;
 use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
@@ -190,6 +190,8 @@ pub struct TeacherInfo {
     pub digest: String,
     /// Of a local teacher: the model that writes.
     pub model: Option<ModelInfo>,
+    /// Of a replay teacher: where its answers are.
+    pub recording: Option<Arc<Recording>>,
     /// Of a recording in a data set: the split that has to be fetched before it can be read.
     pub to_fetch: Option<SplitName>,
 }

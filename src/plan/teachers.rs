@@ -1,14 +1,14 @@
 //! Declared teachers, as far as they are known before they are asked.
 
 use super::{ModelInfo, PlanEnv, TeacherInfo, models};
-use crate::config::{Api, Hosted, NodeDecl, Replay, ReplayFrom, TeacherDecl, TeacherSource};
-use crate::diag::{Diagnostic, Diagnostics, Spanned};
-use crate::fetch::{FetchError, Located};
+use crate::config::{Api, Hosted, NodeDecl, Replay, TeacherDecl, TeacherSource};
+use crate::diag::{Diagnostic, Diagnostics};
 use crate::graph::Graph;
-use crate::ops::{FieldKind, SplitName, list};
+use crate::ops::{FieldKind, Recording};
 use indexmap::IndexMap;
 use serde_json::json;
 use std::collections::HashSet;
+use std::sync::Arc;
 
 /// Describes every teacher that a planned node names; models of local teachers are added to the known ones.
 pub(super) fn describe(
@@ -44,7 +44,7 @@ fn is_teacher(kind: &FieldKind) -> bool {
 }
 
 fn plain(decl: &TeacherDecl, digest: String) -> TeacherInfo {
-    TeacherInfo { decl: decl.clone(), digest, model: None, to_fetch: None }
+    TeacherInfo { decl: decl.clone(), digest, model: None, recording: None, to_fetch: None }
 }
 
 fn hash(value: &serde_json::Value) -> String {
@@ -83,60 +83,19 @@ fn local(
 }
 
 fn recorded(decl: &TeacherDecl, replay: &Replay, env: &PlanEnv, diagnostics: &mut Diagnostics) -> Option<TeacherInfo> {
-    let (content, to_fetch) = match &replay.from {
-        ReplayFrom::Path(path) => match env.digests.digest(&path.value) {
-            Ok(digest) => (digest, None),
+    let recording = Recording::new(replay);
+    let resolved = recording.resolve(env.datasets.as_ref(), env.look_at_files, diagnostics)?;
+    let mut digests = Vec::new();
+    for path in &resolved.files {
+        match env.digests.digest(path) {
+            Ok(digest) => digests.push(digest),
             Err(error) => {
-                diagnostics.push(
-                    Diagnostic::error(
-                        "file-missing",
-                        format!("the answers of `{}` cannot be read: {error}", decl.name),
-                    )
-                    .at(path.span, format!("{} is not readable", path.value.display()))
-                    .help(crate::config::RELATIVE),
-                );
+                let message = format!("the answers of `{}` cannot be read: {error}", decl.name);
+                diagnostics.push(Diagnostic::error("file-missing", message).at(decl.span, "declared here"));
                 return None;
             }
-        },
-        ReplayFrom::Dataset { dataset, split } => {
-            let (name, digest, fetch) = split_of(dataset, split.as_ref(), env, diagnostics)?;
-            (digest, fetch.then_some(name))
         }
-    };
-    let on: Vec<&String> = replay.on.iter().map(|c| &c.value).collect();
-    let digest = hash(&json!({ "replay": content, "on": on, "answer": replay.answer.value }));
-    Some(TeacherInfo { to_fetch, ..plain(decl, digest) })
-}
-
-/// The split that a recording is in, the digest of its files, and whether it has to be fetched.
-fn split_of(
-    dataset: &Spanned<String>,
-    split: Option<&Spanned<String>>,
-    env: &PlanEnv,
-    diagnostics: &mut Diagnostics,
-) -> Option<(SplitName, String, bool)> {
-    let mut refused = |error: FetchError, span| {
-        let found = Diagnostic::error("unknown-dataset", error.message).at(span, "no such data set or split");
-        diagnostics.push(error.help.into_iter().fold(found, Diagnostic::help));
-    };
-    let fetcher = env.datasets.as_ref()?;
-    let manifest = fetcher.catalog.dataset(&dataset.value).map_err(|e| refused(e, dataset.span)).ok()?;
-    let chosen = match (split, manifest.splits.values().collect::<Vec<_>>().as_slice()) {
-        (Some(split), _) => manifest.split(&split.value).map_err(|e| refused(e, split.span)).ok()?,
-        (None, [only]) => only,
-        (None, several) => {
-            let names: Vec<&str> = several.iter().map(|s| s.name.value.as_str()).collect();
-            diagnostics.push(
-                Diagnostic::error("missing-field", format!("`{}` has {} splits", dataset.value, names.len()))
-                    .at(dataset.span, "does not say which")
-                    .help(format!("name one with `split`: {}", list(&names))),
-            );
-            return None;
-        }
-    };
-    let checksums: Vec<_> = chosen.files.iter().map(|f| (&f.name.value, &f.content.sha256)).collect();
-    let absent = |l: Located| matches!(l, Located::Absent { .. });
-    let fetch = env.look_at_files && fetcher.locate_split(manifest, chosen).into_iter().any(absent);
-    let name = SplitName { dataset: dataset.value.clone(), split: chosen.name.value.clone() };
-    Some((name, hash(&json!({ "split": checksums })), fetch))
+    }
+    let digest = hash(&json!({ "replay": recording.canonical(), "content": digests }));
+    Some(TeacherInfo { to_fetch: resolved.to_fetch, recording: Some(Arc::new(recording)), ..plain(decl, digest) })
 }

@@ -6,9 +6,11 @@
 //! and nothing else does: [`Ask::key`] under [`Teacher::scope`] is what journals know an answer by.
 
 mod local;
+mod replay;
 mod staff;
 
 pub use local::LocalTeacher;
+pub use replay::ReplayTeacher;
 pub use staff::{NoTeachers, Staff, Teachers};
 
 use crate::exec::RunError;

@@ -1,6 +1,6 @@
 //! The teachers of a run, each made when it is first asked.
 
-use super::{LocalTeacher, Teacher};
+use super::{LocalTeacher, ReplayTeacher, Teacher};
 use crate::config::TeacherSource;
 use crate::exec::{Lanes, RunError, Stop};
 use crate::fetch::Fetcher;
@@ -39,9 +39,12 @@ impl Staff {
     }
 
     fn hire(&self, info: &TeacherInfo) -> Result<Arc<dyn Teacher>, RunError> {
-        match (&info.decl.source, &info.model) {
-            (TeacherSource::Local { model }, Some(known)) => {
+        match (&info.decl.source, &info.model, &info.recording) {
+            (TeacherSource::Local { model }, Some(known), _) => {
                 Ok(Arc::new(LocalTeacher::new(self.lanes.lane(&model.value, known)?, &model.value)))
+            }
+            (TeacherSource::Replay(_), _, Some(recording)) => {
+                Ok(Arc::new(ReplayTeacher::open(&info.decl.name, recording)?))
             }
             _ => Err(RunError::failed("no-teacher", format!("teacher `{}` cannot be asked yet", info.decl.name))),
         }

@@ -4,7 +4,7 @@ use super::files::{self, DataFile, Format, Problem};
 use super::reader::{Entry, Fault, RowReader};
 use super::shape::{Shape, TableBuilder};
 use super::{columnar, csv, json};
-use crate::exec::{NodeCx, Rejected, RunError};
+use crate::exec::{NodeCx, NodeHost, Rejected, RunError};
 use crate::ops::rows::arrow_failed;
 use crate::ops::sample::Draw;
 use arrow::array::{ArrayRef, RecordBatch, StringArray};
@@ -48,9 +48,35 @@ impl Naming {
 /// Bytes of values in a batch, so that long rows make short batches.
 const BATCH_BYTES: usize = 16 << 20;
 
+/// Whom the rows of a file go to.
+pub trait Taker {
+    fn batch_rows(&self) -> usize;
+    fn take(&self, batch: RecordBatch) -> Result<(), RunError>;
+    fn reject(&self, row: Rejected) -> Result<(), RunError>;
+    fn stopping(&self) -> bool;
+}
+
+impl Taker for NodeCx {
+    fn batch_rows(&self) -> usize {
+        self.options().batch_rows
+    }
+
+    fn take(&self, batch: RecordBatch) -> Result<(), RunError> {
+        self.emit(0, batch)
+    }
+
+    fn reject(&self, row: Rejected) -> Result<(), RunError> {
+        NodeHost::reject(&**self, row)
+    }
+
+    fn stopping(&self) -> bool {
+        NodeHost::stopping(&**self)
+    }
+}
+
 /// A `load` at work.
 pub struct Loading<'a> {
-    cx: &'a NodeCx,
+    to: &'a dyn Taker,
     shape: &'a Shape,
     cut: Cut,
     draw: Option<Draw>,
@@ -61,8 +87,8 @@ pub struct Loading<'a> {
 }
 
 impl<'a> Loading<'a> {
-    pub fn new(cx: &'a NodeCx, shape: &'a Shape, cut: Cut, draw: Option<Draw>) -> Self {
-        Self { cx, shape, cut, draw, index: 0, file_start: 0 }
+    pub fn new(to: &'a dyn Taker, shape: &'a Shape, cut: Cut, draw: Option<Draw>) -> Self {
+        Self { to, shape, cut, draw, index: 0, file_start: 0 }
     }
 
     /// The index of the next row, over all files.
@@ -103,7 +129,7 @@ impl<'a> Loading<'a> {
                 Ok(()) => indices.push(index),
                 Err(fault) => self.reject(place.within(file.name()), fault)?,
             }
-            if builder.rows() >= self.cx.options().batch_rows || builder.bytes() >= BATCH_BYTES {
+            if builder.rows() >= self.to.batch_rows() || builder.bytes() >= BATCH_BYTES {
                 self.give(builder.finish(), std::mem::take(&mut indices))?;
             }
         }
@@ -111,7 +137,7 @@ impl<'a> Loading<'a> {
     }
 
     fn batches(&mut self, file: &DataFile, naming: &Naming) -> Result<(), RunError> {
-        let source = columnar::open(file, self.cx.options().batch_rows)?;
+        let source = columnar::open(file, self.to.batch_rows())?;
         for batch in source.batches {
             let first = self.index;
             match batch {
@@ -154,25 +180,25 @@ impl<'a> Loading<'a> {
     }
 
     fn reject(&self, place: String, fault: Fault) -> Result<(), RunError> {
-        self.cx.reject(Rejected { id: place, reason: fault.reason, message: fault.message, row: fault.row })
+        self.to.reject(Rejected { id: place, reason: fault.reason, message: fault.message, row: fault.row })
     }
 
     /// Hands rows on, or to the sample.
     fn give(&mut self, batch: RecordBatch, indices: Vec<u64>) -> Result<(), RunError> {
-        if self.cx.stopping() {
+        if self.to.stopping() {
             return Err(RunError::Interrupted);
         }
         match &mut self.draw {
             _ if batch.num_rows() == 0 => Ok(()),
             Some(draw) => draw.push(&batch, &indices),
-            None => self.cx.emit(0, batch),
+            None => self.to.take(batch),
         }
     }
 
     /// Gives what a sample has held back.
     pub fn finish(self) -> Result<(), RunError> {
         for batch in self.draw.map(Draw::finish).transpose()?.unwrap_or_default() {
-            self.cx.emit(0, batch)?;
+            self.to.take(batch)?;
         }
         Ok(())
     }

@@ -7,6 +7,7 @@ mod json;
 mod loading;
 mod origin;
 mod reader;
+pub mod recording;
 mod shape;
 mod survey;
 
@@ -16,8 +17,9 @@ use super::{Default, FieldKind, FieldSpec, Fields, OUT, OpSpec, Operator, Resolv
 use crate::diag::{Diagnostics, Span};
 use crate::exec::{NodeCx, RunError};
 use crate::plan::Estimate;
+use arrow::datatypes::SchemaRef;
 use files::FORMATS;
-use loading::{Cut, Loading, Naming};
+use loading::{Cut, Loading, Naming, Taker};
 use origin::{Found, Origin};
 use serde_json::json;
 use std::sync::OnceLock;
@@ -199,19 +201,26 @@ impl Operator for Load {
     }
 
     fn run(&self, cx: &NodeCx) -> Result<(), RunError> {
+        let held = Held::new(cx, "a sample held in memory");
+        let draw = self.sample.map(|n| Draw::new(drawn_seed(self.seed, cx), n, held));
+        self.read(cx, &cx.output_schema(0), draw)
+    }
+}
+
+impl Load {
+    /// Reads all rows, which have the schema that was planned.
+    fn read(&self, to: &dyn Taker, planned: &SchemaRef, draw: Option<Draw>) -> Result<(), RunError> {
         let Some(found) = self.found.get() else {
             return Err(RunError::failed("not-planned", "a `load` cannot run before it is planned"));
         };
         let files = self.origin.files(found)?;
         let survey = survey::survey(&files)?;
         let shape = survey::shape(&found.wishes, Some(&survey), self.span, &mut Diagnostics::new());
-        let Some(shape) = shape.filter(|s| s.schema() == cx.output_schema(0)) else {
+        let Some(shape) = shape.filter(|s| s.schema() == *planned) else {
             let message = format!("the columns of `{}` are not those of the plan: it has changed since", self.origin);
             return Err(RunError::failed("source-changed", message).help("run again"));
         };
-        let held = Held::new(cx, "a sample held in memory");
-        let draw = self.sample.map(|n| Draw::new(drawn_seed(self.seed, cx), n, held));
-        let mut loading = Loading::new(cx, &shape, self.cut, draw);
+        let mut loading = Loading::new(to, &shape, self.cut, draw);
         for file in &files {
             let naming = match &found.wishes.id_prefix {
                 Some(prefix) => Naming { prefix: prefix.value.clone(), start: 0 },

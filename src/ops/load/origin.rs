@@ -71,6 +71,11 @@ impl fmt::Display for Origin {
 }
 
 impl Origin {
+    /// A file whose name tells how it is read.
+    pub fn file(path: Spanned<String>) -> Self {
+        Self::Path { path, reading: Reading { format: None, delimiter: None } }
+    }
+
     pub fn build(fields: &Fields, diagnostics: &mut Diagnostics) -> Option<Self> {
         let (split, format) = (fields.opt_str("split"), fields.opt_str("format"));
         let origin = match (fields.opt_str("path"), fields.opt_str("dataset")) {
