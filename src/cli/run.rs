@@ -11,7 +11,7 @@ use crate::model::{DEVICE_VARIABLE, DeviceChoice};
 use crate::plan::Plan;
 use crate::size;
 use crate::store::Store;
-use crate::teacher::Staff;
+use crate::teacher::{self, Staff};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -147,7 +147,22 @@ fn execute(args: &Args, plan: &Plan, store: &Store, fetcher: Arc<Fetcher>) -> Re
         lanes,
         stop,
     };
-    exec::run(plan, store, &config, &progress)
+    let report = exec::run(plan, store, &config, &progress)?;
+    record(plan, store, args.quiet)?;
+    Ok(report)
+}
+
+/// Writes the files of recorded answers that teachers ask for: also those of earlier runs, and of one that stopped.
+fn record(plan: &Plan, store: &Store, quiet: bool) -> Result<(), RunError> {
+    for teacher in plan.teachers.values() {
+        let Some(path) = &teacher.decl.record else { continue };
+        let answers = teacher::record(store, teacher, &path.value)?;
+        if !quiet {
+            let name = &teacher.decl.name;
+            say(&format!("  recorded    {name}: {} answers in {}", number(answers as u64), path.value.display()));
+        }
+    }
+    Ok(())
 }
 
 /// The first signal asks the run to stop, the second ends the process.

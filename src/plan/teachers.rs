@@ -5,6 +5,7 @@ use crate::config::{Api, Hosted, NodeDecl, Replay, TeacherDecl, TeacherSource};
 use crate::diag::{Diagnostic, Diagnostics};
 use crate::graph::Graph;
 use crate::ops::{FieldKind, Recording};
+use crate::teacher;
 use indexmap::IndexMap;
 use serde_json::json;
 use std::collections::HashSet;
@@ -78,7 +79,7 @@ fn local(
         known.insert(model.to_string(), env.catalog.describe(declared, env, diagnostics)?);
     }
     let info = known[model].clone();
-    let digest = hash(&json!({ "local": info.digest }));
+    let digest = teacher::local_digest(&info.digest);
     Some(TeacherInfo { model: Some(info), ..plain(decl, digest) })
 }
 

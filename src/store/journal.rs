@@ -147,6 +147,16 @@ impl SegmentJournal {
         self.len() == 0
     }
 
+    /// Hands over every finished row, in no particular order.
+    pub fn for_each(&self, mut take: impl FnMut([u8; 16], Vec<u8>)) {
+        let keys: Vec<[u8; 16]> = self.state().index.keys().copied().collect();
+        for key in keys {
+            if let Some(value) = self.get(&key) {
+                take(key, value);
+            }
+        }
+    }
+
     fn start_segment(&self, state: &mut State) -> Result<(), RunError> {
         let fail = |e: std::io::Error| io_error("create a segment in", &self.folder, &e);
         let file = new_file(&self.folder, "", ".seg").map_err(fail)?;

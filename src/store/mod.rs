@@ -149,18 +149,30 @@ impl Store {
 
     /// The journal of a scope, for a node. Nodes of one process with the same scope share it.
     pub fn journal(&self, scope: &serde_json::Value, user: &Fingerprint) -> Result<Arc<SegmentJournal>, RunError> {
+        let journal = self.opened(scope, true)?.expect("one is made where there is none");
+        journal.note_user(user)?;
+        Ok(journal)
+    }
+
+    /// The journal of a scope, if there is one: to look into, not to write.
+    pub fn existing_journal(&self, scope: &serde_json::Value) -> Result<Option<Arc<SegmentJournal>>, RunError> {
+        self.opened(scope, false)
+    }
+
+    fn opened(&self, scope: &serde_json::Value, make: bool) -> Result<Option<Arc<SegmentJournal>>, RunError> {
         let text = scope.to_string();
         let hash = blake3::hash(text.as_bytes()).to_hex()[..32].to_string();
         let mut open = self.inner.journals.lock().unwrap_or_else(|e| e.into_inner());
-        let journal = match open.get(&hash) {
-            Some(journal) => journal.clone(),
-            None => {
-                let folder = self.root().join("journal").join(&hash);
-                open.entry(hash).or_insert(Arc::new(SegmentJournal::open(&folder, &text)?)).clone()
-            }
-        };
-        journal.note_user(user)?;
-        Ok(journal)
+        if let Some(journal) = open.get(&hash) {
+            return Ok(Some(journal.clone()));
+        }
+        let folder = self.root().join("journal").join(&hash);
+        if !make && !folder.is_dir() {
+            return Ok(None);
+        }
+        let journal = Arc::new(SegmentJournal::open(&folder, &text)?);
+        open.insert(hash, journal.clone());
+        Ok(Some(journal))
     }
 }
 

@@ -4,7 +4,7 @@ use super::{Answer, Ask, Failure, Finish, Outcome, Posted, Teacher, Usage};
 use crate::exec::RunError;
 use crate::model::{self, GenerateFailure, GenerateRequest, Generated, ModelLane, Prompt, Sampling, Written};
 use crate::store::Journal;
-use serde_json::{Value, json};
+use serde_json::Value;
 use std::sync::Arc;
 
 /// Calls that the model's engine chooses from.
@@ -37,7 +37,7 @@ impl Teacher for LocalTeacher {
     }
 
     fn scope(&self) -> Option<Value> {
-        Some(json!({ "teacher": "local", "model": self.lane.digest() }))
+        Some(super::scope(&super::local_digest(self.lane.digest())))
     }
 }
 

@@ -5,10 +5,12 @@
 //! [`Teacher`]; answers come to their addresses as they are finished, in any order. What is asked of whom decides an answer
 //! and nothing else does: [`Ask::key`] under [`Teacher::scope`] is what journals know an answer by.
 
+mod kept;
 mod local;
 mod replay;
 mod staff;
 
+pub use kept::{Kept, local_digest, record, scope};
 pub use local::LocalTeacher;
 pub use replay::ReplayTeacher;
 pub use staff::{NoTeachers, Staff, Teachers};
@@ -41,6 +43,11 @@ pub struct Row {
     pub id: String,
     /// What the prompt was made of, by the names of the prompt's inputs, and the row's `id`.
     pub inputs: BTreeMap<String, String>,
+}
+
+/// A key as files and people write it.
+pub fn hex(key: &[u8; 16]) -> String {
+    key.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// How an answer is drawn. What is `None` is left to the teacher: a local one is greedy, a hosted one has defaults of its
@@ -144,6 +151,6 @@ pub trait Teacher: Send + Sync {
     /// How many calls are worth having open at once.
     fn window(&self) -> usize;
 
-    /// The scope of the journal that keeps answers; `None` where asking again costs nothing (recorded answers).
+    /// The [`scope`] of the journal that keeps answers, as [`Kept`]; `None` where asking again costs nothing (recorded answers).
     fn scope(&self) -> Option<Value>;
 }

@@ -1,6 +1,6 @@
 //! Recorded answers as a teacher.
 
-use super::{Answer, Ask, Failure, Finish, Outcome, Posted, Teacher, Usage};
+use super::{Answer, Ask, Failure, Finish, Outcome, Posted, Teacher, Usage, hex};
 use crate::exec::RunError;
 use crate::ops::{Answers, RECORDED_KEY, Recording};
 use crate::store::Journal;
@@ -41,7 +41,7 @@ impl ReplayTeacher {
     /// What one of the `on` columns must hold.
     fn part(&self, ask: &Ask, name: &str) -> Result<String, Failure> {
         if name == RECORDED_KEY && self.on.len() == 1 {
-            return Ok(ask.key().iter().map(|byte| format!("{byte:02x}")).collect());
+            return Ok(hex(&ask.key()));
         }
         let known = || ask.row.inputs.keys().map(String::as_str).collect::<Vec<_>>().join(", ");
         ask.row.inputs.get(name).cloned().ok_or_else(|| {
@@ -140,7 +140,7 @@ mod tests {
     #[test]
     fn what_was_recorded_is_found_by_what_is_asked() {
         let known = ask("one?", 0);
-        let hex: String = known.key().iter().map(|b| format!("{b:02x}")).collect();
+        let hex = hex(&known.key());
         let rows = format!("{{\"key\": \"{hex}\", \"response\": \"1\"}}\n");
         let teacher = ReplayTeacher::open("gpt", &recording(&rows, &[], "response").unwrap()).unwrap();
         assert_eq!(teacher.look_up(&known).unwrap().text, "1");
