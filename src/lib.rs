@@ -18,6 +18,7 @@ pub mod graph;
 pub mod model;
 pub mod ops;
 pub mod plan;
+pub mod prompt;
 pub mod report;
 pub mod size;
 pub mod store;

@@ -1,0 +1,31 @@
+//! The templates that come with the program.
+
+use super::Template;
+use std::path::Path;
+use std::sync::LazyLock;
+
+macro_rules! files {
+    ($($name:literal),+ $(,)?) => {
+        &[$(($name, include_str!(concat!("templates/", $name, ".jinja")))),+]
+    };
+}
+
+/// Name and text, in the order of the reference.
+const FILES: &[(&str, &str)] = files!["answer-directly", "initial-prediction"];
+
+pub static TEMPLATES: LazyLock<Vec<Template>> = LazyLock::new(|| {
+    let read = |(name, text): &(&str, &str)| {
+        Template::read(Path::new(&format!("{name}.jinja")), text)
+            .unwrap_or_else(|e| panic!("a template that comes with the program is sound, as its tests show: {e}"))
+    };
+    FILES.iter().map(read).collect()
+});
+
+/// The templates of each operator that writes, the default first.
+const USED_BY: &[(&str, &[&str])] = &[];
+
+/// The built-in templates that an operator writes its prompts with.
+pub fn used_by(operator: &str) -> impl Iterator<Item = &'static Template> {
+    let names = USED_BY.iter().find(|(op, _)| *op == operator).map_or(&[][..], |(_, names)| names);
+    names.iter().filter_map(|name| Template::built_in(name))
+}
