@@ -155,6 +155,11 @@ fn version(written: Written<'_>, found: &mut Diagnostics) -> Option<u32> {
     let entry = first(written)?;
     match entry.value.value {
         Scalar::Int(version @ 1..=0xFFFF_FFFF) => u32::try_from(version).ok(),
+        Scalar::Int(other) => {
+            let message = format!("`version` is a whole number from 1, found {other}");
+            found.push(Diagnostic::error("bad-prompt", message).at(entry.value.span, "found here"));
+            None
+        }
         ref other => {
             found.push(expected("`version`", "a whole number from 1", other, entry.value.span));
             None

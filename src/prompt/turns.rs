@@ -34,10 +34,10 @@ pub fn environment(text: &str) -> Result<Environment<'static>, Error> {
 }
 
 fn turn(role: &str, state: &mut State, options: &Kwargs) -> Result<String, Error> {
-    let caller: Value = options.get("caller").map_err(|_| {
-        let message = format!("`{role}()` holds a turn: {{% call {role}() %}}...{{% endcall %}}");
-        misplaced(message)
-    })?;
+    let caller: Option<Value> = options.get("caller")?;
+    let Some(caller) = caller.filter(|c| !c.is_undefined()) else {
+        return Err(misplaced(format!("`{role}()` holds a turn: {{% call {role}() %}}...{{% endcall %}}")));
+    };
     options.assert_all_used()?;
     let text = caller.call(state, &[])?.to_string();
     state.get_or_insert_extension(Turns::default()).0.push((role.to_string(), text.trim().to_string()));
@@ -51,7 +51,7 @@ pub fn render(
 ) -> Result<Vec<(String, String)>, Error> {
     let template = environment.get_template(NAME)?;
     let mut rendered =
-        template.render_captured(values.iter().map(|(name, value)| (*name, value.clone())).collect::<Value>())?;
+        template.render_captured(Value::from_pairs(values.iter().map(|(name, value)| (*name, value.clone()))))?;
     let turns = rendered.with_state_mut(|state| state.get_extension_mut::<Turns>().map(std::mem::take));
     let outside = rendered.output().trim();
     let turns = match turns {
@@ -146,7 +146,7 @@ pub fn value(json: &serde_json::Value) -> Value {
     match json {
         serde_json::Value::Array(items) => items.iter().map(value).collect(),
         serde_json::Value::Object(members) => {
-            members.iter().filter(|(_, v)| !v.is_null()).map(|(k, v)| (k.clone(), value(v))).collect()
+            Value::from_pairs(members.iter().filter(|(_, v)| !v.is_null()).map(|(k, v)| (k.clone(), value(v))))
         }
         scalar => Value::from(Serde(scalar)),
     }
@@ -169,7 +169,7 @@ pub fn stand_in(input: &Input) -> Value {
         InputKind::Flag => Value::from(true),
         InputKind::List if input.fields.is_empty() => Value::from(vec!["text"; 2]),
         InputKind::List => {
-            let record: Value = input.fields.iter().map(|f| (f.clone(), Value::from("text"))).collect();
+            let record = Value::from_pairs(input.fields.iter().map(|f| (f.clone(), Value::from("text"))));
             Value::from(vec![record.clone(), record])
         }
     }
