@@ -31,6 +31,7 @@ pub mod testing;
 #[cfg(test)]
 pub mod testing_node;
 mod write;
+pub mod writing;
 
 use crate::diag::{Diagnostic, Diagnostics, Span};
 use crate::exec::{NodeCx, RunError};

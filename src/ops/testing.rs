@@ -1,7 +1,7 @@
 //! An in-memory [`NodeHost`] for unit tests of operators.
 
 use crate::config::RunOptions;
-use crate::exec::{BatchStream, NodeHost, Rejected, RunError, RunInput};
+use crate::exec::{BatchStream, NodeHost, Rejected, RunError, RunInput, Stop};
 use crate::model::ModelLane;
 use crate::ops::Operator;
 use crate::plan::NodeName;
@@ -22,6 +22,7 @@ pub struct MemoryHost {
     pub models: HashMap<String, Arc<dyn ModelLane>>,
     pub teachers: HashMap<String, Arc<dyn Teacher>>,
     pub options: RunOptions,
+    pub stop: Stop,
     pub emitted: Mutex<Vec<Vec<RecordBatch>>>,
     pub rejected: Mutex<Vec<Rejected>>,
     pub presented: Mutex<Vec<String>>,
@@ -48,6 +49,7 @@ impl MemoryHost {
             models: HashMap::new(),
             teachers: HashMap::new(),
             options: RunOptions::default(),
+            stop: Stop::default(),
             rejected: Mutex::default(),
             presented: Mutex::default(),
             journal: Arc::default(),
@@ -114,7 +116,7 @@ impl NodeHost for MemoryHost {
     fn count_tokens(&self, _tokens: u64) {}
     fn progress(&self, _done: u64, _total: Option<u64>) {}
     fn stopping(&self) -> bool {
-        false
+        self.stop.is_set()
     }
     fn options(&self) -> &RunOptions {
         &self.options

@@ -1,0 +1,25 @@
+//! Operators that write: each row becomes calls to a teacher, and their answers become columns.
+//!
+//! ```text
+//! rows -> tasks (what an operator asks for a row) -> driver -> teacher
+//!                                                     |  journal: answers, before they are used
+//!                                                     v
+//!                                          rows and quarantine, in the order of the input
+//! ```
+//!
+//! An operator says what to ask in a [`RowTask`] for each row; [`drive`] does everything else.
+
+mod calls;
+mod driver;
+mod emit;
+mod helper;
+mod input;
+mod line;
+mod task;
+#[cfg(test)]
+pub mod testing;
+#[cfg(test)]
+mod driver_tests;
+
+pub use driver::drive;
+pub use task::{Cell, InRow, NewRow, RowTask, Step, one};
