@@ -69,7 +69,8 @@ fn batch(cx: &NodeCx, output: usize, mut rows: Vec<OutRow>) -> Result<RecordBatc
         columns[at] = Arc::new(rows.iter().map(|r| Some(id(&r.from, r.sample))).collect::<StringArray>());
     }
     for (at, field) in schema.fields()[columns.len()..].iter().enumerate() {
-        let cells = rows.iter_mut().map(|r| r.cells.get_mut(at).map_or(Cell::Null, |c| std::mem::replace(c, Cell::Null)));
+        let cells =
+            rows.iter_mut().map(|r| r.cells.get_mut(at).map_or(Cell::Null, |c| std::mem::replace(c, Cell::Null)));
         columns.push(column(field, cells)?);
     }
     RecordBatch::try_new(schema, columns).map_err(arrow_failed)

@@ -11,6 +11,8 @@
 
 mod calls;
 mod driver;
+#[cfg(test)]
+mod driver_tests;
 mod emit;
 mod helper;
 mod input;
@@ -18,8 +20,6 @@ mod line;
 mod task;
 #[cfg(test)]
 pub mod testing;
-#[cfg(test)]
-mod driver_tests;
 
 pub use driver::drive;
 pub use task::{Cell, InRow, NewRow, RowTask, Step, one};
