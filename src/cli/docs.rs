@@ -28,6 +28,7 @@ fn files() -> Vec<(PathBuf, String)> {
         ("docs/operators.md".into(), operators::page()),
         ("docs/diagnostics.md".into(), crate::diag::codes::markdown()),
         ("docs/cli.md".into(), commands::page()),
+        ("docs/answers.md".into(), crate::eval::answer::cases::markdown()),
     ];
     files.extend(contracts::files());
     files

@@ -143,6 +143,11 @@ pub static CODES: &[Code] = &[
         "Numbers are decimal, `0x`, `0o` or `0b`, with at most 64 bits. A string that begins like a number stands in quotes.",
     ),
     code(
+        "bad-options",
+        "The options are not five columns",
+        "One column for each option, in the order of their numbers.",
+    ),
+    code(
         "bad-query",
         "A query cannot be used",
         "It is no SELECT, does not parse, or reads a table or column that is not there.",

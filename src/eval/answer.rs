@@ -1,4 +1,21 @@
-//! Final answers in responses, and whether they are right.
+//! Final answers in responses, and whether they are right: the checker of a task.
+//!
+//! ```text
+//! response --extractor--> Answer --compare with gold--> Verdict
+//! ```
+//!
+//! What each way of writing an answer is read as stands in [`cases`], which is also a page of the documentation.
+
+pub mod cases;
+mod number;
+
+use std::fmt;
+
+/// What stands before the answer where nobody says otherwise.
+pub const MARKER: &str = "Final Answer:";
+
+/// What stands before the answer in GSM8K's own rationales.
+const GSM8K_MARKER: &str = "####";
 
 /// What a response asks to be read as.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -18,46 +35,189 @@ pub enum Extractor {
     Boxed,
 }
 
-/// What follows the last marker.
-pub fn after_marker<'a>(text: &'a str, marker: &str) -> Option<&'a str> {
-    text.rfind(marker).map(|at| &text[at + marker.len()..])
+/// Reads answers and judges them.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Checker {
+    pub task: Task,
+    /// Of math; options are always read behind the marker.
+    pub extractor: Extractor,
+    pub marker: String,
 }
 
-/// The number that a response gives as its answer.
-pub fn math(text: &str, marker: &str, extractor: Extractor) -> Option<f64> {
-    match extractor {
-        Extractor::Marker => first_number(after_marker(text, marker)?),
-        Extractor::Boxed => last_boxed(text).and_then(first_number).or_else(|| last_number(text)),
+/// An answer that was read.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Answer {
+    Number(f64),
+    /// 1 to 5.
+    Option(u8),
+}
+
+/// A response's answer and whether it is right.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Verdict {
+    pub extracted: Option<Answer>,
+    pub correct: bool,
+    /// Why it is not right.
+    pub why: Option<Fault>,
+}
+
+/// Why an answer does not count as right.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fault {
+    /// There is no text.
+    Empty,
+    /// The marker is missing.
+    Unmarked,
+    /// Nothing can be read where the answer should stand.
+    Unreadable,
+    /// Another answer than the right one.
+    Wrong,
+}
+
+impl Fault {
+    /// All of them, as they stand in a column, and what they mean.
+    pub const NAMES: &[(Fault, &str, &str)] = &[
+        (Fault::Empty, "empty", "there is no text"),
+        (Fault::Unmarked, "unmarked", "the marker is missing"),
+        (Fault::Unreadable, "unreadable", "nothing can be read where the answer should stand"),
+        (Fault::Wrong, "wrong", "the answer is another one"),
+    ];
+
+    pub fn name(self) -> &'static str {
+        Self::NAMES.iter().find(|(fault, ..)| *fault == self).map_or("", |(_, name, _)| name)
     }
 }
 
-/// Whether two answers are the same at two decimals.
-pub fn same_number(a: f64, b: f64) -> bool {
-    let cents = |v: f64| (v * 100.0).round();
-    cents(a) == cents(b)
+/// `72`, `0.75`; an option's digit.
+impl fmt::Display for Answer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            // No minus on a zero.
+            Self::Number(value) => write!(f, "{}", value + 0.0),
+            Self::Option(digit) => write!(f, "{digit}"),
+        }
+    }
 }
 
-/// The option, 1 to 5, that a response gives as its answer: the first such digit after the marker, otherwise the option
-/// whose text stands there.
-pub fn option(text: &str, marker: &str, options: &[&str]) -> Option<u8> {
-    let answer = after_marker(text, marker)?;
-    option_digit(answer).or_else(|| {
-        let answer = answer.to_lowercase();
-        let stands = |o: &&str| !o.trim().is_empty() && contains_words(&answer, &o.trim().to_lowercase());
-        let mut found = options.iter().enumerate().filter(|(_, o)| stands(o));
-        match (found.next(), found.next()) {
-            (Some((at, _)), None) => Some(at as u8 + 1),
-            _ => None,
+impl Answer {
+    /// Whether both are the same: numbers at two decimals.
+    pub fn agrees(self, other: Self) -> bool {
+        match (self, other) {
+            (Self::Number(a), Self::Number(b)) => same_number(a, b),
+            (a, b) => a == b,
         }
+    }
+}
+
+impl Checker {
+    /// The answer that a response gives. `options` are the texts of the five options, for ECQA.
+    pub fn read(&self, response: &str, options: &[&str]) -> Result<Answer, Fault> {
+        if response.trim().is_empty() {
+            return Err(Fault::Empty);
+        }
+        let marked = || after_marker(response, &self.marker).ok_or(Fault::Unmarked);
+        let answer = match (self.task, self.extractor) {
+            (Task::Math, Extractor::Marker) => number::first(marked()?).map(Answer::Number),
+            (Task::Math, Extractor::Boxed) => boxed(response).map(Answer::Number),
+            (Task::Ecqa, _) => option(marked()?, options).map(Answer::Option),
+        };
+        answer.ok_or(Fault::Unreadable)
+    }
+
+    /// The right answer, from a column of right answers: the answer alone, or a rationale that holds it behind the
+    /// marker, behind GSM8K's `####` or in a box.
+    pub fn gold(&self, text: &str, options: &[&str]) -> Option<Answer> {
+        let marked = after_marker(text, &self.marker);
+        match self.task {
+            Task::Math => {
+                let marked = marked.or_else(|| text.rfind(GSM8K_MARKER).map(|at| &text[at + GSM8K_MARKER.len()..]));
+                let number = match marked {
+                    Some(tail) => number::first(tail),
+                    None => last_boxed(text).and_then(value).or_else(|| number::first(text)),
+                };
+                number.map(Answer::Number)
+            }
+            Task::Ecqa => {
+                let text = marked.unwrap_or(text).trim();
+                let label = text.parse().ok().filter(|digit| (1..=5).contains(digit));
+                let same = |o: &&str| o.trim().to_lowercase() == text.to_lowercase();
+                let spelled = || options.iter().position(same).map(|at| at as u8 + 1);
+                label.or_else(spelled).or_else(|| option(text, options)).map(Answer::Option)
+            }
+        }
+    }
+
+    /// Whether a response gives the right answer. No response is a wrong one.
+    pub fn check(&self, response: Option<&str>, gold: Answer, options: &[&str]) -> Verdict {
+        match self.read(response.unwrap_or_default(), options) {
+            Ok(answer) => {
+                let correct = answer.agrees(gold);
+                Verdict { extracted: Some(answer), correct, why: (!correct).then_some(Fault::Wrong) }
+            }
+            Err(fault) => Verdict { extracted: None, correct: false, why: Some(fault) },
+        }
+    }
+}
+
+/// What follows the last marker. Where it is nowhere as it is written, one counts that differs in upper and lower case,
+/// in blanks, TeX's `\ ` included, and in Markdown's emphasis: `**FINAL ANSWER** :`.
+pub fn after_marker<'a>(text: &'a str, marker: &str) -> Option<&'a str> {
+    text.rfind(marker).map(|at| &text[at + marker.len()..]).or_else(|| after_marker_like(text, marker))
+}
+
+fn after_marker_like<'a>(text: &'a str, marker: &str) -> Option<&'a str> {
+    let wanted: Vec<char> = letters(marker).map(|(c, ..)| c).collect();
+    let last = *wanted.last()?;
+    let found: Vec<(char, usize, usize)> = letters(text).collect();
+    let at = (wanted.len()..=found.len()).rev().find(|end| {
+        let start = end - wanted.len();
+        found[end - 1].0 == last
+            && found[start..*end].iter().map(|(c, ..)| c).eq(&wanted)
+            && !text[..found[start].1].ends_with(char::is_alphanumeric)
+    })?;
+    Some(&text[found[at - 1].2..])
+}
+
+/// The characters of a text in lower case, where they begin and end; without blanks and emphasis.
+fn letters(text: &str) -> impl Iterator<Item = (char, usize, usize)> + '_ {
+    let counts = |c: char| !c.is_whitespace() && !matches!(c, '*' | '_' | '`' | '\\' | '~');
+    let lower = |(at, c): (usize, char)| c.to_lowercase().map(move |l| (l, at, at + c.len_utf8()));
+    text.char_indices().filter(move |(_, c)| counts(*c)).flat_map(lower)
+}
+
+/// Whether two answers are the same at two decimals.
+fn same_number(a: f64, b: f64) -> bool {
+    let cents = |v: f64| (v * 100.0).round();
+    a == b || (cents(a).is_finite() && cents(a) == cents(b))
+}
+
+/// The option that a text names: the first digit from 1 to 5 that is no part of a longer number, otherwise the option
+/// whose text stands there.
+fn option(text: &str, options: &[&str]) -> Option<u8> {
+    option_digit(text).or_else(|| {
+        let text = text.to_lowercase();
+        let lower: Vec<String> = options.iter().map(|o| o.trim().to_lowercase()).collect();
+        let stands = |o: &str| !o.is_empty() && contains_words(&text, o);
+        let found: Vec<usize> = (0..lower.len()).filter(|at| stands(&lower[*at])).collect();
+        // `play` also stands where `play games` does.
+        let longest = found.iter().copied().max_by_key(|at| lower[*at].len())?;
+        let within = |at: &usize| *at == longest || contains_words(&lower[longest], &lower[*at]);
+        (found.iter().all(within) && found.iter().filter(|at| lower[**at] == lower[longest]).count() == 1)
+            .then_some(longest as u8 + 1)
     })
 }
 
-/// The first digit from 1 to 5 that is no part of a longer number.
 fn option_digit(text: &str) -> Option<u8> {
-    let bytes = text.as_bytes();
-    let digit = |at: Option<usize>| at.and_then(|i| bytes.get(i)).is_some_and(u8::is_ascii_digit);
-    let alone = |i: &usize| (b'1'..=b'5').contains(&bytes[*i]) && !digit(i.checked_sub(1)) && !digit(Some(i + 1));
-    (0..bytes.len()).find(alone).map(|i| bytes[i] - b'0')
+    let mut before = false;
+    let mut digits = text.chars().map(|c| number::ascii_digit(c).unwrap_or(c)).peekable();
+    while let Some(c) = digits.next() {
+        let alone = !before && !digits.peek().is_some_and(char::is_ascii_digit);
+        if alone && ('1'..='5').contains(&c) {
+            return c.to_digit(10).map(|d| d as u8);
+        }
+        before = c.is_ascii_digit();
+    }
+    None
 }
 
 /// Whether a text holds the words, not as a part of longer ones.
@@ -69,276 +229,36 @@ fn contains_words(text: &str, words: &str) -> bool {
     })
 }
 
-/// A number written alone, as in a column of right answers.
-pub fn number(text: &str) -> Option<f64> {
-    first_number(text)
+/// The number in the last box; where there is none, the last number of the text.
+fn boxed(text: &str) -> Option<f64> {
+    last_boxed(text).and_then(value).or_else(|| number::last(text))
 }
 
-fn first_number(text: &str) -> Option<f64> {
-    let text = plain(text);
-    let mut scanner = Scanner { text: text.as_bytes(), at: 0 };
-    scanner.next_number()
+/// The value of a box's content: of the whole expression, otherwise its first number.
+fn value(content: &str) -> Option<f64> {
+    number::whole(content).or_else(|| number::first(content))
 }
 
-fn last_number(text: &str) -> Option<f64> {
-    let text = plain(text);
-    let mut scanner = Scanner { text: text.as_bytes(), at: 0 };
-    std::iter::from_fn(|| scanner.next_number()).last()
-}
-
-/// Without the signs that only separate: `1{,}000`, `1\!000`, dollar signs, `\left`.
-fn plain(text: &str) -> String {
-    let mut text = text.replace("{,}", ",").replace("\\!", "").replace("\\$", "").replace('−', "-");
-    text.retain(|c| !matches!(c, '$' | '€' | '£'));
-    text.replace("\\dfrac", "\\frac").replace("\\tfrac", "\\frac")
-}
-
-/// The content of the last `\boxed{…}`, braces counted.
+/// The content of the last `\boxed{…}` or `\fbox{…}`, braces counted; of `\boxed 5` the word behind it.
 fn last_boxed(text: &str) -> Option<&str> {
-    let start = text.rfind("\\boxed{")? + "\\boxed{".len();
+    let ends = ["\\boxed", "\\fbox"].map(|command| text.rfind(command).map(|at| at + command.len()));
+    let rest = text[ends.into_iter().flatten().max()?..].trim_start();
+    let Some(inner) = rest.strip_prefix('{') else {
+        return rest.split(|c: char| c.is_whitespace() || c == '$').next();
+    };
     let mut depth = 1;
-    for (at, c) in text[start..].char_indices() {
+    for (at, c) in inner.char_indices() {
         match c {
             '{' => depth += 1,
             '}' => depth -= 1,
             _ => {}
         }
         if depth == 0 {
-            return Some(&text[start..start + at]);
+            return Some(&inner[..at]);
         }
     }
     None
 }
 
-/// Reads numbers, fractions and roots off a text.
-struct Scanner<'a> {
-    text: &'a [u8],
-    at: usize,
-}
-
-impl Scanner<'_> {
-    /// The next number: a product of literals, fractions and roots, with its sign, and a percent sign applied.
-    fn next_number(&mut self) -> Option<f64> {
-        while self.at < self.text.len() {
-            let start = self.at;
-            let negative = self.sign(start);
-            if let Some(mut value) = self.factor() {
-                while let Some(factor) = self.root_or_fraction() {
-                    value *= factor;
-                }
-                if self.byte(0) == Some(b'/')
-                    && let Some(divisor) = self.after_slash()
-                {
-                    value /= divisor;
-                }
-                if self.percent() {
-                    value /= 100.0;
-                }
-                return Some(if negative { -value } else { value });
-            }
-            self.at = start + 1;
-        }
-        None
-    }
-
-    /// Skips a minus before a number; one between numbers, as in `5-3`, joins nothing.
-    fn sign(&mut self, start: usize) -> bool {
-        let minus =
-            self.text[start] == b'-' && !start.checked_sub(1).is_some_and(|i| self.text[i].is_ascii_alphanumeric());
-        if minus {
-            self.at += 1;
-            self.blanks();
-        }
-        minus
-    }
-
-    fn byte(&self, ahead: usize) -> Option<u8> {
-        self.text.get(self.at + ahead).copied()
-    }
-
-    fn blanks(&mut self) {
-        while self.byte(0) == Some(b' ') {
-            self.at += 1;
-        }
-    }
-
-    fn factor(&mut self) -> Option<f64> {
-        self.literal().or_else(|| self.root_or_fraction())
-    }
-
-    fn after_slash(&mut self) -> Option<f64> {
-        let start = self.at;
-        self.at += 1;
-        let divisor = self.literal().filter(|d| *d != 0.0);
-        if divisor.is_none() {
-            self.at = start;
-        }
-        divisor
-    }
-
-    fn percent(&mut self) -> bool {
-        let start = self.at;
-        self.blanks();
-        if self.byte(0) == Some(b'\\') {
-            self.at += 1;
-        }
-        let percent = self.byte(0) == Some(b'%');
-        self.at = if percent { self.at + 1 } else { start };
-        percent
-    }
-
-    /// Digits with commas between thousands and a decimal part.
-    fn literal(&mut self) -> Option<f64> {
-        let inside_word = self.at.checked_sub(1).is_some_and(|i| self.text[i].is_ascii_digit());
-        let mut digits = String::new();
-        let start = self.at;
-        while let Some(byte) = self.byte(0) {
-            match byte {
-                b'0'..=b'9' => digits.push(char::from(byte)),
-                b',' if !digits.is_empty() && !digits.contains('.') && self.thousands() => {}
-                b'.' if !digits.contains('.') && self.byte(1).is_some_and(|b| b.is_ascii_digit()) => digits.push('.'),
-                _ => break,
-            }
-            self.at += 1;
-        }
-        match digits.parse() {
-            Ok(value) if !inside_word => Some(value),
-            _ => {
-                self.at = start;
-                None
-            }
-        }
-    }
-
-    /// Whether three digits, and no fourth, follow a comma.
-    fn thousands(&self) -> bool {
-        let digit = |ahead| self.byte(ahead).is_some_and(|b: u8| b.is_ascii_digit());
-        (1..=3).all(digit) && !digit(4)
-    }
-
-    fn root_or_fraction(&mut self) -> Option<f64> {
-        let start = self.at;
-        let value = if self.word(b"\\frac") {
-            let (above, below) = (self.group(), self.group());
-            above.zip(below.filter(|b| *b != 0.0)).map(|(a, b)| a / b)
-        } else if self.word(b"\\sqrt") {
-            self.group().filter(|v| *v >= 0.0).map(f64::sqrt)
-        } else {
-            None
-        };
-        if value.is_none() {
-            self.at = start;
-        }
-        value
-    }
-
-    fn word(&mut self, word: &[u8]) -> bool {
-        let stands = self.text[self.at..].starts_with(word);
-        if stands {
-            self.at += word.len();
-        }
-        stands
-    }
-
-    /// The number in braces, or the single digit that TeX takes without them.
-    fn group(&mut self) -> Option<f64> {
-        if self.byte(0)?.is_ascii_digit() {
-            self.at += 1;
-            return Some(f64::from(self.text[self.at - 1] - b'0'));
-        }
-        if self.byte(0)? != b'{' {
-            return None;
-        }
-        let mut depth = 0;
-        let length = self.text[self.at..].iter().position(|b| {
-            depth += i32::from(*b == b'{') - i32::from(*b == b'}');
-            depth == 0
-        })?;
-        let inner = &self.text[self.at + 1..self.at + length];
-        self.at += length + 1;
-        Scanner { text: inner, at: 0 }.next_number()
-    }
-}
-
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const MARKER: &str = "Final Answer:";
-
-    fn marked(tail: &str) -> Option<f64> {
-        math(&format!("3 apples. Final Answer: 9 no. {MARKER}{tail}"), MARKER, Extractor::Marker)
-    }
-
-    #[test]
-    fn numbers_are_read_after_the_last_marker() {
-        for (tail, expected) in [
-            (" 72", 72.0),
-            (" $1,234.50 dollars", 1234.5),
-            (" -5 (not 6)", -5.0),
-            ("\n**12**", 12.0),
-            (" 20%", 0.2),
-            (" 12.5\\%", 0.125),
-            (" 3/4", 0.75),
-            (" $\\frac{3}{4}$", 0.75),
-            (" $-\\dfrac{1}{2}$", -0.5),
-            (" \\frac12", 0.5),
-            (" $2\\sqrt{9}$", 6.0),
-            (" x = 7.", 7.0),
-            (" 10{,}000", 10000.0),
-            (" 5-3", 5.0),
-            (" 1, 2 and 3", 1.0),
-        ] {
-            assert_eq!(marked(tail), Some(expected), "{tail}");
-        }
-        assert_eq!((marked(" none"), marked("")), (None, None));
-        assert_eq!(math("72", MARKER, Extractor::Marker), None);
-    }
-
-    #[test]
-    fn a_box_comes_before_the_last_number() {
-        let boxed = |text: &str| math(text, MARKER, Extractor::Boxed);
-        assert_eq!(boxed("so $\\boxed{\\frac{\\sqrt{16}}{8}}$, as 99 shows"), Some(0.5));
-        assert_eq!(boxed("first 3, then 4,500."), Some(4500.0));
-        assert_eq!(boxed("\\boxed{open 7"), Some(7.0));
-        assert_eq!(boxed("no number"), None);
-    }
-
-    #[test]
-    fn numbers_agree_at_two_decimals() {
-        assert!(same_number(0.333, 1.0 / 3.0) && same_number(17.0, 17.0));
-        assert!(!same_number(0.33, 0.34) && !same_number(1.0, -1.0));
-    }
-
-    #[test]
-    fn options_are_read_by_digit_or_text() {
-        let options = ["bloody mess", "pleasure", "being imprisoned", "feeling of guilt", "cake"];
-        let chosen = |tail: &str| option(&format!("(2) is wrong. {MARKER}{tail}"), MARKER, &options);
-        assert_eq!(chosen(" 1"), Some(1));
-        assert_eq!(chosen(" (5): cake"), Some(5));
-        assert_eq!(chosen(" 12 or 3"), Some(3));
-        assert_eq!(chosen(" Feeling of guilt."), Some(4));
-        assert_eq!(chosen(" pancake"), None);
-        assert_eq!(chosen(" cake or pleasure"), None);
-        assert_eq!(option("1", MARKER, &options), None);
-    }
-
-    #[test]
-    fn any_text_is_survived() {
-        for text in [
-            "Final Answer:",
-            "Final Answer: \\frac{",
-            "Final Answer: \\sqrt{-4}",
-            "Final Answer: 1/0",
-            "Final Answer: é%",
-            "Final Answer: -",
-        ] {
-            let _ = (
-                math(text, MARKER, Extractor::Marker),
-                math(text, MARKER, Extractor::Boxed),
-                option(text, MARKER, &[]),
-            );
-        }
-        assert_eq!(math("Final Answer: 1/0", MARKER, Extractor::Marker), Some(1.0));
-    }
-}
+mod tests;

@@ -1,4 +1,5 @@
-//! Judging texts and numbers: answer extraction and statistics.
+//! Judging texts and numbers: answers, edits, statistics.
 
 pub mod answer;
+pub mod edit;
 pub mod statistics;

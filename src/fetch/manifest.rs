@@ -146,14 +146,17 @@ impl Format {
         ("arrow", Format::Arrow),
     ];
 
-    /// By the extension, below `.gz` or `.zst`.
+    /// By the extension of a file's name, in upper or lower case, under one of a compression if there is one.
     pub fn of_name(name: &str) -> Option<Format> {
-        let name = name.strip_suffix(".gz").or_else(|| name.strip_suffix(".zst")).unwrap_or(name);
-        let extension = name.rsplit_once('.')?.1;
-        match extension {
-            "ndjson" => Some(Format::Jsonl),
-            "feather" | "ipc" => Some(Format::Arrow),
-            other => Format::NAMES.iter().find(|(n, _)| *n == other).map(|(_, f)| *f),
+        let name = name.to_lowercase();
+        let name = name.strip_suffix(".gz").or_else(|| name.strip_suffix(".zst")).unwrap_or(&name);
+        match name.rsplit_once('.')?.1 {
+            "json" => Some(Format::Json),
+            "jsonl" | "ndjson" => Some(Format::Jsonl),
+            "csv" | "tsv" => Some(Format::Csv),
+            "parquet" | "pq" => Some(Format::Parquet),
+            "arrow" | "arrows" | "ipc" | "feather" => Some(Format::Arrow),
+            _ => None,
         }
     }
 }

@@ -132,9 +132,11 @@ impl ModelLane for Handle {
         self.submit(resident, prompted, addresses, Task::Generate)
     }
 
-    fn count_tokens(&self, text: &str) -> Result<usize> {
+    fn tokens(&self, text: &str) -> Result<Vec<u32>> {
         let tokens = self.resident()?.text.tokenizer.encode(text);
-        tokens.map(|t| t.len()).map_err(|e| RunError::failed("model-failed", format!("counting tokens: {e}")))
+        tokens.map_err(|e| {
+            about(&self.info.decl.name, RunError::failed("model-failed", format!("tokens of a text: {e}")))
+        })
     }
 
     fn context(&self) -> Result<u32> {

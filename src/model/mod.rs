@@ -111,8 +111,13 @@ pub trait ModelLane: Send + Sync {
         self.submit_generate(requests)?.wait()
     }
 
-    /// Number of tokens of a text, without special tokens.
-    fn count_tokens(&self, text: &str) -> Result<usize, RunError>;
+    /// Tokens of a text, none added. Needs the tokenizer alone: no weights are loaded for it.
+    fn tokens(&self, text: &str) -> Result<Vec<u32>, RunError>;
+
+    /// Number of tokens of a text, as [`Self::tokens`] gives them.
+    fn count_tokens(&self, text: &str) -> Result<usize, RunError> {
+        Ok(self.tokens(text)?.len())
+    }
 
     /// The model's context length in tokens: the limit where a request names none.
     fn context(&self) -> Result<u32, RunError>;

@@ -12,7 +12,7 @@ use super::{
 };
 use super::{is_number, is_string, list};
 use crate::diag::{Diagnostic, Diagnostics, Severity, Span, Spanned};
-use crate::eval::answer::{Extractor, Task};
+use crate::eval::answer::{Checker, Extractor, MARKER, Task};
 use crate::exec::{NodeCx, RunError, RunInput};
 use crate::plan::{Estimate, InputInfo, NodeName};
 use crate::report::grid::{Format, texts};
@@ -26,7 +26,7 @@ pub static SPEC: OpSpec = OpSpec {
     name: "lint",
     summary: "Looks for known kinds of mistakes in data sets and between them",
     doc: DOC,
-    version: 1,
+    version: 2,
     inputs: &[
         InputSpec {
             name: "from",
@@ -178,8 +178,7 @@ type Expected = (&'static str, fn(&DataType) -> bool);
 /// How answers are read and judged.
 #[derive(Debug)]
 struct Answers {
-    task: Task,
-    extractor: Extractor,
+    checker: Checker,
     gold: Option<Spanned<String>>,
     options: Vec<Spanned<String>>,
 }
@@ -199,13 +198,16 @@ fn build(fields: &Fields, diagnostics: &mut Diagnostics) -> Option<Box<dyn Opera
     needs("answer", "`task`", task.is_some(), diagnostics);
     let ecqa = task.as_ref().is_some_and(|t| t.value == "ecqa");
     needs("options", "`task=\"ecqa\"`", ecqa, diagnostics);
+    let marker = fields.opt_str("marker").map(|m| m.value).or_else(|| task.as_ref().map(|_| MARKER.to_string()));
     let answers = task.as_ref().map(|task| Answers {
-        task: if task.value == "math" { Task::Math } else { Task::Ecqa },
-        extractor: if fields.str("extractor").value == "boxed" { Extractor::Boxed } else { Extractor::Marker },
+        checker: Checker {
+            task: if task.value == "math" { Task::Math } else { Task::Ecqa },
+            extractor: if fields.str("extractor").value == "boxed" { Extractor::Boxed } else { Extractor::Marker },
+            marker: marker.clone().unwrap_or_default(),
+        },
         gold: fields.opt_str("answer"),
         options: fields.strs("options"),
     });
-    let marker = fields.opt_str("marker").map(|m| m.value).or_else(|| task.map(|_| "Final Answer:".to_string()));
     let phrases = |name: &str| fields.strs(name).into_iter().map(|t| t.value).collect();
     let fail_on = match fields.str("fail-on").value.as_str() {
         "error" => Some(Severity::Error),
@@ -222,7 +224,12 @@ impl Operator for Lint {
     fn canonical(&self) -> serde_json::Value {
         let answers = self.answers.as_ref().map(|a| {
             let options: Vec<&String> = a.options.iter().map(|o| &o.value).collect();
-            json!([format!("{:?}", a.task), format!("{:?}", a.extractor), a.gold.as_ref().map(|g| &g.value), options])
+            json!([
+                format!("{:?}", a.checker.task),
+                format!("{:?}", a.checker.extractor),
+                a.gold.as_ref().map(|g| &g.value),
+                options
+            ])
         });
         json!({
             "question": self.question.value, "response": self.response.value, "answers": answers, "marker": self.marker,

@@ -3,9 +3,11 @@
 //! This folder is the one place that knows both the plan and the machinery. An operator is decoded by its
 //! [`OpSpec`], judged at plan time by [`Operator::resolve`] and run by [`Operator::run`].
 
+mod check_answer;
 mod concat;
 mod deduplicate;
 mod derive;
+mod edit_distance;
 pub mod expression;
 mod filter;
 pub mod gather;
@@ -37,7 +39,7 @@ use crate::diag::{Diagnostic, Diagnostics, Span};
 use crate::exec::{NodeCx, RunError};
 use crate::fetch::Fetcher;
 use crate::plan::{Estimate, InputInfo, ModelInfo, NodeName, TeacherInfo};
-use arrow::datatypes::{DataType, SchemaRef};
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -57,6 +59,8 @@ pub static REGISTRY: &[&OpSpec] = &[
     &deduplicate::SPEC,
     &sql::SPEC,
     &score_ppl::SPEC,
+    &check_answer::SPEC,
+    &edit_distance::SPEC,
     &split_by_ppl::SPEC,
     &summarize::SPEC,
     &lint::SPEC,
@@ -220,6 +224,26 @@ impl<'a> ResolveCx<'a> {
 }
 
 impl<'a> ResolveCx<'a> {
+    /// The columns of an input and those that the operator adds to them; an error where a name is taken.
+    /// `span` is what names the added columns.
+    pub fn widened(&mut self, input: &InputInfo, added: Vec<Field>, span: Span) -> Option<SchemaRef> {
+        let mut fields: Vec<Arc<Field>> = input.schema.fields().iter().cloned().collect();
+        let mut taken = false;
+        for field in added {
+            if input.schema.field_with_name(field.name()).is_ok() {
+                self.error(
+                    Diagnostic::error("duplicate-column", format!("the input already has a column `{}`", field.name()))
+                        .at(span, format!("`{}` adds it", self.op.name))
+                        .and(input.producer_span, format!("`{}` gives it", input.producer))
+                        .help("drop or rename the column before, with `select`"),
+                );
+                taken = true;
+            }
+            fields.push(Arc::new(field));
+        }
+        (!taken).then(|| Arc::new(Schema::new(fields)))
+    }
+
     /// Checks that a model renders conversations; a model not fetched yet gets the benefit of the doubt.
     /// `span` is the field that named it.
     pub fn need_chat_template(&mut self, model: &ModelInfo, span: Span) -> Option<()> {

@@ -3,8 +3,8 @@
 
 use crate::exec::{NodeCx, Rejected, RunError};
 use crate::store::{cut, normal, row_bytes};
-use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, new_null_array};
-use arrow::compute::{CastOptions, cast_with_options, concat_batches};
+use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, RecordBatch, StringArray, new_null_array};
+use arrow::compute::{CastOptions, cast, cast_with_options, concat_batches, filter_record_batch};
 use arrow::datatypes::{DataType, Field, Float32Type, Float64Type, Int64Type, SchemaRef};
 use arrow::error::ArrowError;
 use arrow::util::display::{ArrayFormatter, FormatOptions};
@@ -119,6 +119,26 @@ pub fn row_id(batch: &RecordBatch, row: usize) -> String {
         Some(ids) if ids.is_valid(row) => ids.value(row).to_string(),
         _ => format!("#{row}"),
     }
+}
+
+/// A column that the plan has found to be text.
+pub fn text_column(batch: &RecordBatch, name: &str) -> Result<StringArray, RunError> {
+    let column = batch.column_by_name(name).ok_or_else(|| {
+        RunError::failed("column-missing", format!("the rows have no column `{name}`, which the plan had seen"))
+    })?;
+    Ok(cast(column, &DataType::Utf8).map_err(arrow_failed)?.as_string::<i32>().clone())
+}
+
+/// The rows of a batch that are to be kept, with columns of their own (one value for each of them) beside them.
+pub fn widened(
+    batch: &RecordBatch,
+    keep: Vec<bool>,
+    added: Vec<ArrayRef>,
+    schema: SchemaRef,
+) -> Result<RecordBatch, RunError> {
+    let kept = filter_record_batch(batch, &BooleanArray::from(keep)).map_err(arrow_failed)?;
+    let columns = kept.columns().iter().cloned().chain(added).collect();
+    RecordBatch::try_new(schema, columns).map_err(arrow_failed)
 }
 
 /// Sends one row of a batch to quarantine.
@@ -250,7 +270,7 @@ pub fn emit_in_batches(cx: &NodeCx, output: usize, batch: &RecordBatch) -> Resul
 #[cfg(test)]
 mod tests {
     use super::*;
-    use arrow::array::{Int32Array, LargeStringArray, StringArray, StructArray, UInt64Array};
+    use arrow::array::{Int32Array, LargeStringArray, StructArray, UInt64Array};
     use proptest::prelude::*;
 
     fn texts(rows: &[&str]) -> RecordBatch {

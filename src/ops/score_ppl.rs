@@ -1,17 +1,16 @@
 //! `score-ppl`: how familiar a model is with a response, as perplexity.
 
-use super::rows::{Slabs, arrow_failed, batches, reject_row};
+use super::rows::{Slabs, arrow_failed, batches, reject_row, text_column as texts};
 use super::{FROM, FieldKind, FieldSpec, Fields, OUT, OpSpec, Operator, ResolveCx, Resolved};
-use crate::diag::{Diagnostic, Diagnostics, Span, Spanned};
+use crate::diag::{Diagnostics, Span, Spanned};
 use crate::exec::{NodeCx, RunError};
 use crate::model::{ModelLane, ScoreFailure, ScoreRequest, Scored, Ticket};
 use crate::ops::Default;
 use crate::plan::Estimate;
 use crate::store::Journal;
-use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, Float64Array, Int64Array, ListBuilder, RecordBatch};
-use arrow::array::{Float32Builder, StringArray};
-use arrow::compute::{cast, filter_record_batch};
-use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use arrow::array::{Array, ArrayRef, BooleanArray, Float32Builder, Float64Array, Int64Array, ListBuilder, RecordBatch};
+use arrow::compute::filter_record_batch;
+use arrow::datatypes::{DataType, Field};
 use serde_json::json;
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -147,7 +146,7 @@ impl Operator for ScorePpl {
         let text = |t: &DataType| super::is_string(t);
         let question = cx.need_column(input, &self.question.value, "string", text, self.question.span);
         let response = cx.need_column(input, &self.response.value, "string", text, self.response.span);
-        let outputs = self.schema(&input.schema, cx);
+        let outputs = cx.widened(input, self.added(), self.span);
         let model = (cx.models)(&self.model.value);
         let fits = model.is_none_or(|model| {
             let template = cx.need_chat_template(model, self.model.span);
@@ -194,26 +193,6 @@ impl Operator for ScorePpl {
 }
 
 impl ScorePpl {
-    /// The input's columns and ours; an error where a name is taken.
-    fn schema(&self, input: &Schema, cx: &mut ResolveCx<'_>) -> Option<SchemaRef> {
-        let mut fields: Vec<Arc<Field>> = input.fields().iter().cloned().collect();
-        let mut taken = false;
-        for field in self.added() {
-            if input.field_with_name(field.name()).is_ok() {
-                let producer = cx.input("from");
-                cx.error(
-                    Diagnostic::error("duplicate-column", format!("the input already has a column `{}`", field.name()))
-                        .at(self.span, format!("`{}` adds it", SPEC.name))
-                        .and(producer.producer_span, format!("`{}` gives it", producer.producer))
-                        .help("drop or rename the column before scoring, with `select`"),
-                );
-                taken = true;
-            }
-            fields.push(Arc::new(field));
-        }
-        (!taken).then(|| Arc::new(Schema::new(fields)))
-    }
-
     fn added(&self) -> Vec<Field> {
         let mut fields = vec![
             Field::new("ppl", DataType::Float64, false),
@@ -480,13 +459,6 @@ fn group_size(pending: &[Pending]) -> usize {
         }
     }
     pending.len()
-}
-
-fn texts(batch: &RecordBatch, name: &str) -> Result<StringArray, RunError> {
-    let column = batch.column_by_name(name).ok_or_else(|| {
-        RunError::failed("column-missing", format!("the rows have no column `{name}`, which the plan had seen"))
-    })?;
-    Ok(cast(column, &DataType::Utf8).map_err(arrow_failed)?.as_string::<i32>().clone())
 }
 
 /// A score as the journal holds it: prompt tokens, the end's likelihood, the tokens' likelihoods.

@@ -2,6 +2,7 @@
 
 mod author;
 mod bench;
+mod checks;
 mod common;
 mod damage;
 mod documents;

@@ -3,7 +3,7 @@
 use super::columns::Profile;
 use super::{Answers, Batch, Finding, Lint, Tally};
 use crate::diag::Severity;
-use crate::eval::answer::{self, Extractor, Task};
+use crate::eval::answer::{self, Fault};
 
 /// What the rows of one input have shown so far.
 pub struct RowChecks<'a> {
@@ -54,25 +54,19 @@ impl<'a> RowChecks<'a> {
     }
 
     fn judge(&mut self, answers: &Answers, batch: &Batch, row: usize, response: &str) {
-        let marker = self.lint.marker.as_deref().unwrap_or_default();
         let options: Vec<&str> = batch.options.iter().map(|o| o[row].as_deref().unwrap_or_default()).collect();
-        let read = |text: &str| match answers.task {
-            Task::Math => answer::math(text, marker, answers.extractor),
-            Task::Ecqa => answer::option(text, marker, &options).map(f64::from),
-        };
         let id = &batch.ids[row];
-        let unmarked = answers.extractor == Extractor::Marker && !response.contains(marker);
-        let Some(found) = read(response) else {
-            // Without a marker that is one finding already.
-            self.unreadable.see(!unmarked, id);
-            return;
+        let found = match answers.checker.read(response, &options) {
+            Ok(found) => found,
+            Err(fault) => {
+                // Without a marker that is one finding already.
+                self.unreadable.see(fault == Fault::Unreadable, id);
+                return;
+            }
         };
         let Some(gold) = batch.gold.as_ref().and_then(|g| g[row].as_deref()) else { return };
-        let right = match answers.task {
-            Task::Math => answer::number(gold),
-            Task::Ecqa => answer::option(&format!("{marker} {gold}"), marker, &options).map(f64::from),
-        };
-        self.wrong.see(right.is_none_or(|right| !answer::same_number(found, right)), id);
+        let right = answers.checker.gold(gold, &options);
+        self.wrong.see(right.is_none_or(|right| !found.agrees(right)), id);
     }
 
     pub fn finish(self, profile: &Profile) -> Vec<Finding> {

@@ -54,14 +54,7 @@ impl Format {
 
     /// By the extension, under one of a compression if there is one.
     pub fn of_path(path: &Path) -> Option<Self> {
-        match plain_name(path).rsplit_once('.')?.1.to_lowercase().as_str() {
-            "json" => Some(Self::Json),
-            "jsonl" | "ndjson" => Some(Self::Jsonl),
-            "csv" | "tsv" => Some(Self::Csv),
-            "parquet" | "pq" => Some(Self::Parquet),
-            "arrow" | "arrows" | "ipc" | "feather" => Some(Self::Arrow),
-            _ => None,
-        }
+        Self::of_name(&path.file_name()?.to_string_lossy())
     }
 }
 

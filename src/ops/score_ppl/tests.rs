@@ -35,8 +35,8 @@ impl ModelLane for Counting {
     fn post_generate(&self, _: Vec<(GenerateRequest, Address<Written>)>) -> Result<(), RunError> {
         Err(RunError::failed("no-generation", "scoring writes nothing"))
     }
-    fn count_tokens(&self, text: &str) -> Result<usize, RunError> {
-        Ok(text.len())
+    fn tokens(&self, text: &str) -> Result<Vec<u32>, RunError> {
+        Ok(text.bytes().map(u32::from).collect())
     }
     fn context(&self) -> Result<u32, RunError> {
         Ok(100)
