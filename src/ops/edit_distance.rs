@@ -6,7 +6,6 @@ use super::{Default, FROM, FieldKind, FieldSpec, Fields, OUT, OpSpec, Operator, 
 use crate::diag::{Diagnostics, Span, Spanned};
 use crate::eval::edit::{Edits, edits};
 use crate::exec::{NodeCx, RunError};
-use crate::model::ModelLane;
 use crate::plan::Estimate;
 use arrow::array::{Array, ArrayRef, Float64Array, Int64Array, RecordBatch};
 use arrow::datatypes::{DataType, Field};
@@ -82,7 +81,7 @@ impl EditDistance {
         ]
     }
 
-    fn compare(&self, cx: &NodeCx, lane: Option<&dyn ModelLane>, batch: &RecordBatch) -> Result<RecordBatch, RunError> {
+    fn compare(&self, cx: &NodeCx, tokens: Option<&Tokens>, batch: &RecordBatch) -> Result<RecordBatch, RunError> {
         let names = [&self.column.value, &self.reference.value];
         let (texts, references) = (text_column(batch, names[0])?, text_column(batch, names[1])?);
         let mut keep = Vec::with_capacity(batch.num_rows());
@@ -92,16 +91,19 @@ impl EditDistance {
             keep.push(null.is_none());
             match null {
                 Some((_, name)) => reject_row(cx, batch, row, "null-value", format!("`{name}` is null"))?,
-                None => found.push(compared(texts.value(row), references.value(row), lane)?),
+                None => found.push(compared(texts.value(row), references.value(row), tokens)?),
             }
         }
         widened(batch, keep, columns(&found), cx.output_schema(0))
     }
 }
 
-fn compared(text: &str, reference: &str, lane: Option<&dyn ModelLane>) -> Result<Edits, RunError> {
-    Ok(match lane {
-        Some(lane) => edits(&lane.tokens(text)?, &lane.tokens(reference)?),
+/// A model's tokenizer.
+type Tokens = dyn Fn(&str) -> Result<Vec<u32>, RunError>;
+
+fn compared(text: &str, reference: &str, tokens: Option<&Tokens>) -> Result<Edits, RunError> {
+    Ok(match tokens {
+        Some(tokens) => edits(&tokens(text)?, &tokens(reference)?),
         None => edits(&words(text), &words(reference)),
     })
 }
@@ -136,8 +138,9 @@ impl Operator for EditDistance {
 
     fn run(&self, cx: &NodeCx) -> Result<(), RunError> {
         let lane = self.model.as_ref().map(|m| cx.model(&m.value)).transpose()?;
+        let tokens = lane.map(|lane| Box::new(move |text: &str| lane.tokens(text)) as Box<Tokens>);
         for batch in batches(cx, 0)? {
-            let compared = self.compare(cx, lane.as_deref(), &batch?)?;
+            let compared = self.compare(cx, tokens.as_deref(), &batch?)?;
             if compared.num_rows() > 0 {
                 cx.emit(0, compared)?;
             }

@@ -1,8 +1,4 @@
 use super::{columns, compared, words};
-use crate::exec::RunError;
-use crate::model::{
-    GenerateFailure, GenerateRequest, Generated, ModelLane, ScoreFailure, ScoreRequest, Scored, Ticket,
-};
 use crate::ops::testing_node::{Given, given, lines, refusal, rows, run};
 use arrow::array::AsArray;
 use arrow::datatypes::Int64Type;
@@ -50,37 +46,11 @@ fn words_are_those_of_unicode() {
     assert_eq!(words(" \n\u{a0}"), Vec::<&str>::new());
 }
 
-/// A tokenizer of pairs of bytes.
-struct Pairs;
-
-impl ModelLane for Pairs {
-    fn submit_score(
-        &self,
-        _: &[ScoreRequest],
-        _: Option<u32>,
-    ) -> Result<Ticket<Result<Scored, ScoreFailure>>, RunError> {
-        panic!("an edit distance needs no weights")
-    }
-    fn submit_generate(
-        &self,
-        _: &[GenerateRequest],
-    ) -> Result<Ticket<Result<Vec<Generated>, GenerateFailure>>, RunError> {
-        panic!("an edit distance needs no weights")
-    }
-    fn tokens(&self, text: &str) -> Result<Vec<u32>, RunError> {
-        Ok(text.as_bytes().chunks(2).map(|pair| pair.iter().fold(0, |t, b| t * 256 + u32::from(*b))).collect())
-    }
-    fn context(&self) -> Result<u32, RunError> {
-        Ok(1)
-    }
-    fn digest(&self) -> &str {
-        "pairs"
-    }
-}
-
 #[test]
 fn with_a_model_its_tokens_are_counted() {
-    let found = compared("abcdef", "abxxefgh", Some(&Pairs)).unwrap();
+    let pairs =
+        |text: &str| Ok(text.as_bytes().chunks(2).map(|p| p.iter().fold(0, |t, b| t * 256 + u32::from(*b))).collect());
+    let found = compared("abcdef", "abxxefgh", Some(&pairs)).unwrap();
     let count = |at: usize| columns(&[found])[at].as_primitive::<Int64Type>().value(0);
     assert_eq!((count(0), count(1), count(2)), (2, 1, 2));
     assert_eq!(found.ratio(), 3.0 / 7.0);
