@@ -43,10 +43,14 @@ pub fn fetch_needed(plan: &Plan, store: &Store, fetcher: &Fetcher, quiet: bool) 
     Ok(again)
 }
 
+/// What could not be fetched, and why, as an error of a run.
+pub(super) fn fetch_failed(code: &'static str, what: String, error: FetchError) -> RunError {
+    let failed = RunError::failed(code, format!("{what}: {error}"));
+    error.help.into_iter().fold(failed, RunError::help)
+}
+
 fn failed(model: &str, error: FetchError) -> RunError {
-    let help = error.help.clone();
-    let error = RunError::failed("fetch-failed", format!("model `{model}`: {error}"));
-    help.map_or(error.clone(), |help| error.help(help))
+    fetch_failed("fetch-failed", format!("model `{model}`"), error)
 }
 
 /// The lanes of a run's models. `say` is told which device they are on.

@@ -1,11 +1,10 @@
 //! `idiolect bench generate`.
 
 use super::rows::RowArgs;
-use super::{Loaded, ModelArgs};
+use super::{Loaded, ModelArgs, Work};
 use crate::exec::RunError;
 use crate::model::{GenerateRequest, Generated, Prompted};
 use serde_json::json;
-use std::time::Instant;
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
@@ -28,25 +27,10 @@ pub fn run(args: &Args) -> Result<(), RunError> {
     write(&loaded, &[request(rows[0].clone(), args.new_tokens.min(4))])?;
 
     let requests: Vec<GenerateRequest> = rows.into_iter().map(|row| request(row, args.new_tokens)).collect();
-    let before = loaded.meters();
-    let begin = Instant::now();
-    let texts = write(&loaded, &requests)?;
-    let seconds = begin.elapsed().as_secs_f64();
-
-    let tokens: usize = texts.iter().map(|text| text.tokens.len()).sum();
-    let mut report = loaded.about(&args.model);
-    report.insert("rows".into(), json!(texts.len()));
-    report.insert("tokens".into(), json!(tokens));
-    report.insert("seconds".into(), json!(seconds));
-    report.insert("rows_per_s".into(), json!(texts.len() as f64 / seconds));
-    report.insert("tokens_per_s".into(), json!(tokens as f64 / seconds));
+    let (texts, work) = loaded.time(|| write(&loaded, &requests))?;
+    let tokens = texts.iter().map(|text| text.tokens.len()).sum();
     let first: String = texts.first().map_or_else(String::new, |text| text.text.chars().take(160).collect());
-    report.insert("first".into(), json!(first));
-    report.insert("peak_memory_bytes".into(), json!(super::peak_memory()));
-    if args.model.parts {
-        report.insert("parts".into(), loaded.parts(&before, seconds));
-    }
-    super::print(&report, args.model.json);
+    loaded.report(&args.model, &Work { rows: Some(texts.len()), tokens, ..work }, &[("first", json!(first))]);
     Ok(())
 }
 

@@ -7,6 +7,7 @@ mod stream;
 mod train;
 
 use super::fetch_progress::FetchProgress;
+use super::models::fetch_failed;
 use crate::config::{ModelDecl, ModelSource};
 use crate::diag::{Diagnostics, SourceId, Sources, Span, Spanned};
 use crate::exec::RunError;
@@ -91,10 +92,8 @@ impl ModelArgs {
         let path = PathBuf::from(&self.model);
         let fetcher = fetch::open(&mut Sources::new(), &mut Diagnostics::new());
         if !path.exists() {
-            fetcher.catalog.model(&self.model).map_err(|e| {
-                let error = RunError::failed("model-missing", format!("no file and no folder either: {e}"));
-                e.help.iter().fold(error, |error, help| error.help(help.clone()))
-            })?;
+            let known = fetcher.catalog.model(&self.model);
+            known.map_err(|e| fetch_failed("model-missing", "no file and no folder either".into(), e))?;
         }
         let source = match path.exists() {
             true => ModelSource::Path(Spanned::new(path, span)),
@@ -108,12 +107,22 @@ impl ModelArgs {
             chat_template: None,
             span,
         };
-        let fetched = fetcher.ensure_model(&decl, &FetchProgress::new(false)).map_err(|e| {
-            let error = RunError::failed("fetch-failed", format!("model `{}`: {e}", self.model));
-            e.help.iter().fold(error, |error, help| error.help(help.clone()))
-        })?;
+        let fetched = fetcher.ensure_model(&decl, &FetchProgress::new(false));
+        let fetched = fetched.map_err(|e| fetch_failed("fetch-failed", format!("model `{}`", self.model), e))?;
         ModelFiles::fetched(fetched, &decl)
     }
+}
+
+/// Work that was done, and its time.
+struct Work {
+    rows: Option<usize>,
+    tokens: usize,
+    /// What rates are reckoned by.
+    seconds: f64,
+    /// From the first to the last.
+    elapsed: f64,
+    /// The meters when it began.
+    before: Vec<(Duration, u64)>,
 }
 
 impl Loaded {
@@ -127,13 +136,38 @@ impl Loaded {
         rows.iter().enumerate().map(encode).collect()
     }
 
-    /// What every measurement says of the model and the machine.
-    fn about(&self, args: &ModelArgs) -> Map<String, Value> {
+    /// Prints what was measured: the model and the machine, the work and its rates, what is `further` to say, and
+    /// where the time went.
+    fn report(&self, args: &ModelArgs, work: &Work, further: &[(&str, Value)]) {
         let about = json!({
             "model": args.model, "dtype": args.dtype, "device": self.device, "kernels": self.kernels,
             "threads": rayon::current_num_threads(), "load_seconds": self.seconds,
         });
-        about.as_object().cloned().unwrap_or_default()
+        let mut report = about.as_object().cloned().unwrap_or_default();
+        let mut say = |name: &str, value: Value| report.insert(name.into(), value);
+        if let Some(rows) = work.rows {
+            say("rows", json!(rows));
+            say("rows_per_s", json!(rows as f64 / work.seconds));
+        }
+        say("tokens", json!(work.tokens));
+        say("seconds", json!(work.seconds));
+        say("tokens_per_s", json!(work.tokens as f64 / work.seconds));
+        for (name, value) in further {
+            say(name, value.clone());
+        }
+        say("peak_memory_bytes", json!(peak_memory()));
+        if args.parts {
+            say("parts", self.parts(&work.before, work.elapsed));
+        }
+        print(&report, args.json);
+    }
+
+    /// Does the work and takes its time.
+    fn time<T>(&self, work: impl FnOnce() -> Result<T, RunError>) -> Result<(T, Work), RunError> {
+        let (before, begin) = (self.meters(), Instant::now());
+        let done = work()?;
+        let elapsed = begin.elapsed().as_secs_f64();
+        Ok((done, Work { rows: None, tokens: 0, seconds: elapsed, elapsed, before }))
     }
 
     /// Seconds and rate of every kind of work since `before`.

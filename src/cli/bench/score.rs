@@ -1,11 +1,10 @@
 //! `idiolect bench score`.
 
 use super::rows::RowArgs;
-use super::{Loaded, ModelArgs};
+use super::{Loaded, ModelArgs, Work};
 use crate::exec::RunError;
 use crate::model::{Encoded, Scored};
 use serde_json::json;
-use std::time::Instant;
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
@@ -21,24 +20,10 @@ pub fn run(args: &Args) -> Result<(), RunError> {
     let rows = loaded.encode(&requests)?;
     score(&loaded, &rows[..rows.len().min(4)])?;
 
-    let before = loaded.meters();
-    let begin = Instant::now();
-    let scored = score(&loaded, &rows)?;
-    let seconds = begin.elapsed().as_secs_f64();
-
-    let tokens: usize = rows.iter().map(|row| row.tokens.len() + 1).sum();
-    let mut report = loaded.about(&args.model);
-    report.insert("rows".into(), json!(rows.len()));
-    report.insert("tokens".into(), json!(tokens));
-    report.insert("seconds".into(), json!(seconds));
-    report.insert("rows_per_s".into(), json!(rows.len() as f64 / seconds));
-    report.insert("tokens_per_s".into(), json!(tokens as f64 / seconds));
-    report.insert("mean_ppl".into(), json!(scored.iter().map(perplexity).sum::<f64>() / rows.len() as f64));
-    report.insert("peak_memory_bytes".into(), json!(super::peak_memory()));
-    if args.model.parts {
-        report.insert("parts".into(), loaded.parts(&before, seconds));
-    }
-    super::print(&report, args.model.json);
+    let (scored, work) = loaded.time(|| score(&loaded, &rows))?;
+    let tokens = rows.iter().map(|row| row.tokens.len() + 1).sum();
+    let mean = scored.iter().map(perplexity).sum::<f64>() / rows.len() as f64;
+    loaded.report(&args.model, &Work { rows: Some(rows.len()), tokens, ..work }, &[("mean_ppl", json!(mean))]);
     Ok(())
 }
 

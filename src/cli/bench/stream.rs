@@ -1,10 +1,9 @@
 //! `idiolect bench prefill` and `idiolect bench decode`: one sequence, without sampling or text.
 
-use super::ModelArgs;
+use super::{ModelArgs, Work};
 use crate::exec::RunError;
 use crate::model::LanguageModel;
 use crate::model::kernels::{Packing, Sequence};
-use serde_json::json;
 use std::time::Instant;
 
 #[derive(Debug, clap::Args)]
@@ -61,21 +60,10 @@ fn measure(args: &Args, once: impl Fn(&LanguageModel, &[u32]) -> Result<f64, Run
     // A stride that is prime to any usual vocabulary: all tokens differ for long.
     let tokens: Vec<u32> = (0..args.tokens).map(|i| ((7919 * i + 100) % vocabulary) as u32).collect();
     once(&loaded.model, &tokens)?;
-    let before = loaded.meters();
-    let begin = Instant::now();
-    let mut fastest = f64::INFINITY;
-    for _ in 0..args.repeat {
-        fastest = once(&loaded.model, &tokens)?.min(fastest);
-    }
-    let elapsed = begin.elapsed().as_secs_f64();
-    let mut report = loaded.about(&args.model);
-    report.insert("tokens".into(), json!(args.tokens));
-    report.insert("seconds".into(), json!(fastest));
-    report.insert("tokens_per_s".into(), json!(args.tokens as f64 / fastest));
-    report.insert("peak_memory_bytes".into(), json!(super::peak_memory()));
-    if args.model.parts {
-        report.insert("parts".into(), loaded.parts(&before, elapsed));
-    }
-    super::print(&report, args.model.json);
+    let (fastest, work) = loaded.time(|| {
+        let mut times = (0..args.repeat).map(|_| once(&loaded.model, &tokens));
+        times.try_fold(f64::INFINITY, |fastest, seconds| Ok(seconds?.min(fastest)))
+    })?;
+    loaded.report(&args.model, &Work { tokens: args.tokens, seconds: fastest, ..work }, &[]);
     Ok(())
 }

@@ -1,11 +1,10 @@
 //! `idiolect bench train`.
 
 use super::rows::RowArgs;
-use super::{Loaded, ModelArgs};
+use super::{Loaded, ModelArgs, Work};
 use crate::exec::RunError;
 use crate::model::train::{AdamWConfig, Adapter, Example, LoraConfig, Schedule, Shape, StepReport, Trainer, WarmUp};
 use serde_json::json;
-use std::time::Instant;
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
@@ -38,25 +37,11 @@ pub fn run(args: &Args) -> Result<(), RunError> {
     let mut trainer = trainer(args, &loaded)?;
     steps(&mut trainer, &rows[..rows.len().min(args.batch)], args.batch)?;
 
-    let before = loaded.meters();
-    let begin = Instant::now();
-    let reports = steps(&mut trainer, &rows, args.batch)?;
-    let seconds = begin.elapsed().as_secs_f64();
-
-    let tokens: usize = rows.iter().map(|row| row.tokens.len()).sum();
-    let mut report = loaded.about(&args.model);
-    report.insert("rows".into(), json!(rows.len()));
-    report.insert("batch".into(), json!(args.batch));
-    report.insert("tokens".into(), json!(tokens));
-    report.insert("seconds".into(), json!(seconds));
-    report.insert("rows_per_s".into(), json!(rows.len() as f64 / seconds));
-    report.insert("tokens_per_s".into(), json!(tokens as f64 / seconds));
-    report.insert("losses".into(), json!(reports.iter().map(|step| step.loss).collect::<Vec<_>>()));
-    report.insert("peak_memory_bytes".into(), json!(super::peak_memory()));
-    if args.model.parts {
-        report.insert("parts".into(), loaded.parts(&before, seconds));
-    }
-    super::print(&report, args.model.json);
+    let (reports, work) = loaded.time(|| steps(&mut trainer, &rows, args.batch))?;
+    let tokens = rows.iter().map(|row| row.tokens.len()).sum();
+    let losses: Vec<_> = reports.iter().map(|step| step.loss).collect();
+    let work = Work { rows: Some(rows.len()), tokens, ..work };
+    loaded.report(&args.model, &work, &[("batch", json!(args.batch)), ("losses", json!(losses))]);
     Ok(())
 }
 
