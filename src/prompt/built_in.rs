@@ -11,7 +11,19 @@ macro_rules! files {
 }
 
 /// Name and text, in the order of the reference.
-const FILES: &[(&str, &str)] = files!["answer-directly", "initial-prediction"];
+const FILES: &[(&str, &str)] = files![
+    "answer-directly",
+    "rewrite-groundtruth",
+    "step-by-step",
+    "step-by-step-transform",
+    "detailed-step-by-step-transform",
+    "paraphrase",
+    "initial-prediction",
+    "min-change",
+    "min-change-code",
+    "style-transfer",
+    "extract-code",
+];
 
 pub static TEMPLATES: LazyLock<Vec<Template>> = LazyLock::new(|| {
     let read = |(name, text): &(&str, &str)| {

@@ -227,6 +227,8 @@ impl Template {
                     | ErrorKind::UnknownFunction
                     | ErrorKind::UnknownTest
                     | ErrorKind::UnknownMethod
+                    | ErrorKind::TooManyArguments
+                    | ErrorKind::MissingArgument
                     | ErrorKind::TemplateNotFound
             );
             if static_fault || turns::is_misplaced(&error) {

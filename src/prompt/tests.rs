@@ -138,3 +138,44 @@ fn what_is_wrong_with_a_file_is_said_with_its_line() {
     ];
     insta::assert_snapshot!(wrong.join("\n"));
 }
+
+/// What a person reads: every template that comes with the program, as a teacher gets it.
+#[test]
+fn the_texts_as_they_are_sent() {
+    let given = json!({
+        "marker": "Final Answer:",
+        "question": "How many legs have 3 dogs?",
+        "groundtruth": "A dog has 4 legs, so 3 * 4 = 12.",
+        "response": "Three dogs have 12 legs.\nFinal Answer: 12",
+        "gold": "12",
+        "code": "def legs(dogs):\n    return 3 * dogs",
+        "prediction": "3 + 4 = 7",
+        "option_1": "one", "option_2": "two", "option_3": "three", "option_4": "four", "option_5": "five",
+        "examples": [
+            {"question": "Q1", "response": "R1", "groundtruth": "G1", "prediction": "P1"},
+            {"question": "Q2", "response": "R2", "groundtruth": "G2", "prediction": "P2"},
+        ],
+    });
+    for template in Template::all() {
+        let mut text = String::new();
+        let tasks: Vec<&str> = match template.tasks.as_slice() {
+            [] => vec!["any"],
+            tasks => tasks.iter().map(String::as_str).collect(),
+        };
+        for (task, full) in tasks.iter().flat_map(|task| [(*task, true), (*task, false)]) {
+            if !full && template.inputs_for(task).all(|i| i.required) {
+                continue;
+            }
+            let mut given = values(given.clone());
+            given.insert("task".into(), task.into());
+            if !full {
+                given.retain(|name, _| template.inputs.iter().all(|i| i.name != *name || i.required));
+            }
+            text += &format!("======== task {task}{}\n", if full { "" } else { ", without what is optional" });
+            for (role, turn) in template.render(&given).unwrap() {
+                text += &format!("---- {role}\n{turn}\n");
+            }
+        }
+        insta::assert_snapshot!(template.name.clone(), text);
+    }
+}
