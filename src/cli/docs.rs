@@ -5,7 +5,7 @@ mod contracts;
 mod operators;
 
 pub(super) use contracts::{dataset_contract, operator_contract};
-pub(super) use operators::operator as operator_page;
+pub(super) use operators::{operator as operator_page, template_texts};
 
 use crate::store::write_atomically;
 use std::path::{Path, PathBuf};

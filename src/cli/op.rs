@@ -1,7 +1,8 @@
 //! `idiolect op`.
 
-use super::docs::operator_page;
+use super::docs::{operator_page, template_texts};
 use crate::ops::{self, Arity, Default, FieldSpec, OpSpec, REGISTRY, did_you_mean};
+use crate::prompt::{self, Input, Template};
 use clap::Subcommand;
 use serde_json::{Value, json};
 
@@ -24,7 +25,7 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
-    /// Describes an operator: what it does, its inputs, outputs and fields, an example
+    /// Describes an operator: what it does, its inputs, outputs and fields, an example, its prompts
     Show {
         /// The operator's name
         name: String,
@@ -61,7 +62,7 @@ fn show(name: &str, as_json: bool) -> u8 {
     if as_json {
         println!("{:#}", describe(op));
     } else {
-        print!("{}", operator_page(op));
+        print!("{}{}", operator_page(op), template_texts(op.name));
     }
     super::DONE
 }
@@ -84,7 +85,30 @@ fn describe(op: &OpSpec) -> Value {
         "inputs": inputs.collect::<Value>(),
         "outputs": op.outputs.iter().map(|o| json!({ "name": o.name, "doc": o.doc })).collect::<Value>(),
         "fields": op.fields.iter().map(field).collect::<Value>(),
+        "prompts": prompt::used_by(op.name).map(template).collect::<Value>(),
         "example": op.example.trim(),
+    })
+}
+
+fn template(template: &Template) -> Value {
+    let input = |i: &Input| {
+        json!({
+            "name": i.name,
+            "type": i.kind.name(),
+            "required": i.required,
+            "doc": i.doc,
+            "tasks": i.tasks,
+            "fields": i.fields,
+        })
+    };
+    json!({
+        "name": template.name,
+        "version": template.version,
+        "digest": template.digest(),
+        "doc": template.doc,
+        "tasks": template.tasks,
+        "inputs": template.inputs.iter().map(input).collect::<Value>(),
+        "text": template.text(),
     })
 }
 

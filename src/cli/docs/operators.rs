@@ -3,6 +3,7 @@
 use crate::config::expected;
 use crate::config::language::{COMMON, DOC, LANGUAGE};
 use crate::ops::{Arity, Default, FieldKind, FieldSpec, InputSpec, OpSpec, REGISTRY};
+use crate::prompt::{self, Input, Template};
 use std::fmt::Write;
 
 const HEAD: &str = "\
@@ -61,8 +62,40 @@ pub fn operator(op: &OpSpec) -> String {
         out.push('\n');
         fields_table(&mut out, op.fields.iter());
     }
+    templates(&mut out, op.name);
     let _ = write!(out, "\n```kdl\n{}\n```\n", op.example.trim());
     out
+}
+
+/// The templates that an operator writes its prompts with.
+fn templates(out: &mut String, operator: &str) {
+    for (at, template) in prompt::used_by(operator).enumerate() {
+        if at == 0 {
+            *out += "\n| prompt | version | | inputs |\n|---|---|---|---|\n";
+        }
+        let inputs: Vec<String> = template.inputs.iter().map(input).collect();
+        let (name, doc) = (&template.name, cell(&template.doc));
+        let _ = writeln!(out, "| `{name}` | {} | {doc} | {} |", template.version, cell(&inputs.join(", ")));
+    }
+}
+
+/// An input of a template: its name, and when it is needed.
+fn input(input: &Input) -> String {
+    let tasks: Vec<String> = input.tasks.iter().map(|t| format!("`{t}`")).collect();
+    let when = match (tasks.is_empty(), input.required) {
+        (true, true) => String::new(),
+        (true, false) => " (optional)".into(),
+        (false, true) => format!(" ({})", tasks.join(", ")),
+        (false, false) => format!(" (optional, {})", tasks.join(", ")),
+    };
+    format!("`{}`{when}", input.name)
+}
+
+/// The texts of an operator's templates, as Markdown.
+pub fn template_texts(operator: &str) -> String {
+    let text =
+        |t: &Template| format!("\n### {} (version {})\n\n````jinja\n{}\n````\n", t.name, t.version, t.text().trim());
+    prompt::used_by(operator).map(text).collect()
 }
 
 fn arity(input: &InputSpec) -> &'static str {
