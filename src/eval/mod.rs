@@ -3,3 +3,5 @@
 pub mod answer;
 pub mod edit;
 pub mod statistics;
+
+pub use answer::{Answer, Checker, Verdict};

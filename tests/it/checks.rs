@@ -2,6 +2,7 @@
 
 use super::common::Sandbox;
 use super::tiny;
+use idiolect::eval::answer::cases::RELEASED;
 use serde_json::Value;
 use std::fmt::Write;
 
@@ -116,30 +117,6 @@ fn a_column_of_another_type_is_refused_before_the_run() {
     s.run(&["run", "p.kdl"]).exits(2).says(&["column-type", "needs string or number", "`draft` is Int64"]);
 }
 
-/// Rows of each released file, those with an answer that can be read, and right ones: as the paper says, teachers are
-/// wrong for 4 to 18% of the rows of the sets of math. Right answers come from the human rationales: the column of
-/// checked answers is cut at the comma in `1,080`.
-const RELEASED: &[(&str, &str, &str, [usize; 3])] = &[
-    ("GSM8K", "groundtruth", "answer", [1000, 1000, 1000]),
-    ("GSM8K", "openai_gpt4_data", "answer", [1000, 998, 929]),
-    ("GSM8K", "anthropic_Claud", "answer", [1000, 1000, 965]),
-    ("GSM8K", "openai_step_by_step", "answer", [1000, 1000, 987]),
-    ("GSM8K", "openai_direct_paraphrase_gpt4_answer", "answer", [1000, 999, 932]),
-    ("GSM8K", "llama_minimum_change_data", "answer", [1000, 999, 978]),
-    ("GSM8K", "llama_minimum_change_data", "previous_prediction", [1000, 979, 385]),
-    ("GSM8K", "mistral_minimum_change_data", "answer", [1000, 999, 908]),
-    ("GSM8K", "mistral_minimum_change_data", "previous_prediction", [1000, 960, 379]),
-    ("MATH", "groundtruth", "answer", [1000, 1000, 1000]),
-    ("MATH", "openai_gpt4_data", "answer", [1000, 979, 823]),
-    ("MATH", "openai_step_by_step", "answer", [1000, 999, 989]),
-    ("MATH", "mistral_minimum_change_data", "answer", [1000, 980, 756]),
-    ("MATH", "mistral_minimum_change_data", "previous_prediction", [1000, 820, 169]),
-    ("ECQA", "groundtruth", "answer", [1000, 1000, 1000]),
-    ("ECQA", "openai_gpt4_data", "answer", [1000, 1000, 969]),
-    ("ECQA", "openai_step_by_step", "answer", [1000, 1000, 988]),
-    ("ECQA", "mistral_minimum_change_data", "answer", [1000, 997, 995]),
-];
-
 #[test]
 fn released_answers_are_right_as_often_as_published() {
     let Some(data) = std::env::var_os("IDIOLECT_DATA").filter(|_| std::env::var_os("CI").is_none()) else {
@@ -157,7 +134,7 @@ fn released_answers_are_right_as_often_as_published() {
         )
         .unwrap();
     }
-    for (at, (set, file, column, _)) in RELEASED.iter().enumerate() {
+    for (at, (set, file, column, ..)) in RELEASED.iter().enumerate() {
         let path = data.join(set).join(format!("{file}.json"));
         let task = if *set == "ECQA" { "ecqa" } else { "math" };
         writeln!(
@@ -171,10 +148,10 @@ write \"w{at}\" from=\"c{at}\" path=\"{at}.jsonl\""
     }
     s.write("p.kdl", text);
     s.run(&["run", "p.kdl", "--quiet"]).exits(0);
-    for (at, (set, file, column, expected)) in RELEASED.iter().enumerate() {
+    for (at, (set, file, column, extracted, correct)) in RELEASED.iter().enumerate() {
         let all = rows(&s, &format!("runs/p/{at}.jsonl"));
         let count = |holds: &dyn Fn(&Value) -> bool| all.iter().filter(|r| holds(r)).count();
-        let found = [all.len(), count(&|r| !r["extracted"].is_null()), count(&|r| r["correct"] == true)];
-        assert_eq!(found, *expected, "{set}/{file}, `{column}`");
+        let found = (all.len(), count(&|r| !r["extracted"].is_null()), count(&|r| r["correct"] == true));
+        assert_eq!(found, (1000, *extracted, *correct), "{set}/{file}, `{column}`");
     }
 }
