@@ -144,17 +144,15 @@ fn what_is_wrong_with_a_file_is_said_with_its_line() {
 fn the_texts_as_they_are_sent() {
     let given = json!({
         "marker": "Final Answer:",
-        "question": "How many legs have 3 dogs?",
+        "question": "How many legs do 3 dogs have?",
         "groundtruth": "A dog has 4 legs, so 3 * 4 = 12.",
         "response": "Three dogs have 12 legs.\nFinal Answer: 12",
         "gold": "12",
         "code": "def legs(dogs):\n    return 3 * dogs",
-        "prediction": "3 + 4 = 7",
+        "initial_prediction": "3 + 4 = 7",
+        "ending": "Final Answer: 12",
+        "leak": "corrected draft",
         "option_1": "one", "option_2": "two", "option_3": "three", "option_4": "four", "option_5": "twelve",
-        "examples": [
-            {"question": "Q1", "response": "R1", "groundtruth": "G1", "prediction": "P1"},
-            {"question": "Q2", "response": "R2", "groundtruth": "G2", "prediction": "P2"},
-        ],
     });
     for template in Template::all() {
         let mut text = String::new();
@@ -195,7 +193,7 @@ fn the_templates_of_the_documentation_are_sound() {
             .inputs
             .iter()
             .filter(|i| i.required)
-            .map(|i| (i.name.clone(), "x".into()))
+            .map(|i| (i.name.clone(), if i.kind == InputKind::List { json!([]) } else { "x".into() }))
             .chain([("task".to_string(), "ecqa".into()), ("marker".to_string(), "Final Answer:".into())])
             .collect();
         assert!(!template.render(&given).unwrap().is_empty(), "{block}");
