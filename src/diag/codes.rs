@@ -98,6 +98,11 @@ pub static CODES: &[Code] = &[
         "`*`, `**`, `?` and `[...]` match files; a bracket that is meant as one is written `[[]`.",
     ),
     code(
+        "bad-header",
+        "A header cannot be sent",
+        "Names of headers are ASCII words with `-`; values are visible ASCII on one line.",
+    ),
+    code(
         "bad-include",
         "An include names no file",
         "`include` takes one path in quotes, relative to the file that includes and without `${...}`.",
@@ -177,6 +182,11 @@ pub static CODES: &[Code] = &[
         "bare-keyword",
         "A keyword lacks its `#`",
         "KDL 2 writes `#true`, `#false` and `#null`. In quotes they are strings.",
+    ),
+    code(
+        "budget-spent",
+        "A teacher's budget does not cover the next call",
+        "Nothing more was asked once the most that a call can cost no longer fitted. What was answered is kept: raise `budget` and run again, and only the rest is asked for.",
     ),
     code(
         "chat-template-absent",
@@ -330,6 +340,11 @@ pub static CODES: &[Code] = &[
         "The environment asks for instructions that this processor does not have.",
     ),
     code(
+        "key-refused",
+        "A provider refuses a teacher's key",
+        "The message names the environment variable, never what it holds. Set it to a key that may use the model.",
+    ),
+    code(
         "labels-out-of-range",
         "A label is no token of its row",
         "Training was given ranges of labels that overlap, are not in order, or reach beyond the row's tokens.",
@@ -430,6 +445,11 @@ pub static CODES: &[Code] = &[
         "A bug in the program, not in the pipeline. Please report it.",
     ),
     code(
+        "no-http",
+        "HTTP cannot be set up",
+        "The system's certificates cannot be read, or a proxy in the environment has no valid address.",
+    ),
+    code(
         "no-labels",
         "A batch has no label to learn from",
         "Every row of it is masked as a whole. Look at what is counted as prompt, and at rows with empty responses.",
@@ -448,6 +468,11 @@ pub static CODES: &[Code] = &[
         "no-permission",
         "The system allows no writing there",
         "Allow it, or give another place with `--store` (or `IDIOLECT_STORE`) and `--out`.",
+    ),
+    code(
+        "no-price",
+        "A budget in money needs a price",
+        "The built-in table knows the models of the providers themselves. For others, say what a million tokens cost: `price input=0.5 output=1.5`.",
     ),
     code(
         "no-rows",
@@ -529,9 +554,24 @@ pub static CODES: &[Code] = &[
         "It is read again while running, and has changed or gone since the plan was made.",
     ),
     code(
+        "provider-moved",
+        "A provider answers with a redirect",
+        "A key is never carried to another address. Correct `base-url`.",
+    ),
+    code(
         "quarantine",
         "More rows are in quarantine than a node tolerates",
         "`quarantine.jsonl` in the run folder has the rows with their reasons. Mend them, or say with `tolerance` which share may go there. The exit code is 3.",
+    ),
+    code(
+        "quota-spent",
+        "The account behind a key has nothing left",
+        "No waiting helps. What was answered is kept: run again when the account has quota or credit.",
+    ),
+    code(
+        "rate-limited",
+        "A provider refuses all calls for too long",
+        "Waiting for an hour, or as long as the provider asks, does not help. What was answered is kept: run again later.",
     ),
     code("reserved-column", "A column's name is taken", "`id` names the row and is set by `load`."),
     code(
@@ -548,6 +588,11 @@ pub static CODES: &[Code] = &[
         "secret-missing",
         "An environment variable is not set",
         "Reported by `check --env`: a teacher takes its key from it.",
+    ),
+    code(
+        "settings-refused",
+        "A model does not take a setting",
+        "Every call would be refused. Leave the setting out of the node, or take its member out of every request with `body`: a member that is `null` is not sent.",
     ),
     code("source-changed", "A file changed while it was read", "Run again, when nobody writes to it."),
     code("store-in-use", "A run is working in the store", "`store gc` needs the store for itself."),
@@ -567,6 +612,11 @@ pub static CODES: &[Code] = &[
         "syntax-timeout",
         "A file takes too long to parse",
         "Parsing is given up after some seconds. Split the file with `include`.",
+    ),
+    code(
+        "teacher-unreachable",
+        "Nobody answers at a teacher's address",
+        "Check that the server runs, `base-url`, the network, and HTTPS_PROXY and NO_PROXY if a proxy is needed.",
     ),
     code(
         "too-few-inputs",
@@ -613,6 +663,11 @@ pub static CODES: &[Code] = &[
         "unknown-attribute",
         "A value has no such attribute",
         "`${axis.attribute}` needs the attribute on the value that the instance has; parameters have none.",
+    ),
+    code(
+        "unknown-at-provider",
+        "A provider knows no such model or address",
+        "Correct `model` to a name that the provider knows and the key may use, or `base-url`. An address ends before `/chat/completions` and `/messages`.",
     ),
     code("unknown-axis", "A matrix has no such axis", "The message lists its axes."),
     code("unknown-child", "A node has no child node of this name", "The message has the nearest name, or all of them."),

@@ -5,6 +5,7 @@
 //! [`Teacher`]; answers come to their addresses as they are finished, in any order. What is asked of whom decides an answer
 //! and nothing else does: [`Ask::key`] under [`Teacher::scope`] is what journals know an answer by.
 
+pub mod hosted;
 mod kept;
 mod local;
 mod replay;

@@ -1,7 +1,8 @@
 //! The teachers of a run, each made when it is first asked.
 
+use super::hosted::{HostedTeacher, Office, Spent};
 use super::{LocalTeacher, ReplayTeacher, Teacher};
-use crate::config::TeacherSource;
+use crate::config::{Hosted, TeacherSource};
 use crate::exec::{Lanes, RunError, Stop};
 use crate::fetch::Fetcher;
 use crate::plan::TeacherInfo;
@@ -11,6 +12,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 /// Gives out declared teachers.
 pub trait Teachers: Send + Sync {
     fn teacher(&self, info: &TeacherInfo) -> Result<Arc<dyn Teacher>, RunError>;
+
+    /// What the run has spent on each hosted teacher so far, in the order in which they were first asked.
+    fn spent(&self) -> Vec<Spent> {
+        Vec::new()
+    }
 }
 
 /// For runs that ask nobody.
@@ -28,14 +34,21 @@ pub struct Staff {
     lanes: Arc<dyn Lanes>,
     #[expect(dead_code)]
     fetcher: Arc<Fetcher>,
-    #[expect(dead_code)]
     stop: Stop,
     hired: Mutex<HashMap<String, Arc<dyn Teacher>>>,
+    hosted: Mutex<Hosts>,
+}
+
+/// Hosted teachers, and where they work: opened when the first of them is asked.
+#[derive(Default)]
+struct Hosts {
+    office: Option<Arc<Office>>,
+    teachers: Vec<Arc<HostedTeacher>>,
 }
 
 impl Staff {
     pub fn new(lanes: Arc<dyn Lanes>, fetcher: Arc<Fetcher>, stop: &Stop) -> Self {
-        Self { lanes, fetcher, stop: stop.clone(), hired: Mutex::default() }
+        Self { lanes, fetcher, stop: stop.clone(), hired: Mutex::default(), hosted: Mutex::default() }
     }
 
     fn hire(&self, info: &TeacherInfo) -> Result<Arc<dyn Teacher>, RunError> {
@@ -46,8 +59,20 @@ impl Staff {
             (TeacherSource::Replay(_), _, Some(recording)) => {
                 Ok(Arc::new(ReplayTeacher::open(&info.decl.name, recording)?))
             }
+            (TeacherSource::Hosted(hosted), _, _) => self.engage(info, hosted),
             _ => Err(RunError::failed("no-teacher", format!("teacher `{}` cannot be asked yet", info.decl.name))),
         }
+    }
+
+    fn engage(&self, info: &TeacherInfo, hosted: &Hosted) -> Result<Arc<dyn Teacher>, RunError> {
+        let mut hosts = self.hosted.lock().unwrap_or_else(PoisonError::into_inner);
+        let office = match &hosts.office {
+            Some(office) => office.clone(),
+            None => hosts.office.insert(Arc::new(Office::open()?)).clone(),
+        };
+        let teacher = Arc::new(HostedTeacher::hire(info, hosted, office, &self.stop)?);
+        hosts.teachers.push(teacher.clone());
+        Ok(teacher)
     }
 }
 
@@ -60,5 +85,10 @@ impl Teachers for Staff {
         let teacher = self.hire(info)?;
         hired.insert(info.decl.name.clone(), teacher.clone());
         Ok(teacher)
+    }
+
+    fn spent(&self) -> Vec<Spent> {
+        let hosts = self.hosted.lock().unwrap_or_else(PoisonError::into_inner);
+        hosts.teachers.iter().map(|teacher| teacher.spent()).collect()
     }
 }
