@@ -10,6 +10,7 @@ mod bench;
 mod check;
 mod common;
 mod completions;
+mod cost;
 mod docs;
 mod fetch;
 mod fetch_progress;

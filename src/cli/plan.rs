@@ -21,6 +21,7 @@ const WIDTH: usize = 80;
 #[command(after_help = "Examples:
   idiolect plan pipelines/quickstart.kdl
   idiolect plan figure.kdl -P limit=96       what a larger limit would run again
+  idiolect plan construct.kdl --cost         calls, tokens, money and time, less what is cached
   idiolect plan figure.kdl --json | jq '.nodes[] | select(.state == \"to run\") | .name'
 
 Exit codes: 0 when there is a plan, 2 when the pipeline has an error.")]
@@ -32,6 +33,9 @@ pub struct Args {
     /// Print the plan as JSON
     #[arg(long)]
     json: bool,
+    /// Estimate what teachers will be asked, and what that costs, instead of showing nodes
+    #[arg(long)]
+    cost: bool,
 }
 
 pub fn run(args: Args) -> u8 {
@@ -40,25 +44,27 @@ pub fn run(args: Args) -> u8 {
     let plan = compiler.plan(&args.pipeline, &env);
     compiler.report();
     let Some(plan) = plan else { return super::WRONG_INPUT };
-    show(&plan, &args.store, args.json)
+    match args.cost {
+        true => super::cost::show(&plan, &args.store, args.json),
+        false => show(&plan, &args.store, args.json),
+    }
 }
 
 /// Prints a plan with the state of every node in a store, which need not exist.
 pub fn show(plan: &Plan, store: &StoreArg, as_json: bool) -> u8 {
-    let store = match Store::existing(&store.path) {
-        Ok(store) => store,
-        Err(error) => {
-            print_error(&error);
-            return super::FAILED;
-        }
-    };
-    let states = statuses(plan, store.as_ref().map(|s| s as &dyn StoreView));
+    let Some(states) = states(plan, store) else { return super::FAILED };
     if as_json {
         println!("{:#}", to_json(plan, &states));
     } else {
         print!("{}", text(plan, &states));
     }
     super::DONE
+}
+
+/// The state of every node; `None` after an error of the store.
+pub(super) fn states(plan: &Plan, store: &StoreArg) -> Option<Vec<Status>> {
+    let store = Store::existing(&store.path).map_err(|error| print_error(&error)).ok()?;
+    Some(statuses(plan, store.as_ref().map(|s| s as &dyn StoreView)))
 }
 
 /// What is still to be done.
@@ -212,7 +218,7 @@ pub fn type_word(data_type: &DataType) -> String {
     }
 }
 
-fn wrap(text: &str, indent: &str) -> String {
+pub(super) fn wrap(text: &str, indent: &str) -> String {
     let deeper = format!("{indent}  ");
     let options = textwrap::Options::new(WIDTH)
         .initial_indent(indent)

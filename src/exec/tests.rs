@@ -104,6 +104,7 @@ impl Builder {
             estimate: Estimate::default(),
             models: Vec::new(),
             teachers: Vec::new(),
+            calls: Vec::new(),
             to_fetch: None,
             barrier: false,
             journalled: false,

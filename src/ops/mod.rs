@@ -38,7 +38,7 @@ pub mod writing;
 use crate::diag::{Diagnostic, Diagnostics, Span};
 use crate::exec::{NodeCx, RunError};
 use crate::fetch::Fetcher;
-use crate::plan::{Estimate, InputInfo, ModelInfo, NodeName, TeacherInfo};
+use crate::plan::{Calls, Estimate, InputInfo, ModelInfo, NodeName, TeacherInfo};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -108,6 +108,8 @@ pub struct Resolved {
     pub models: Vec<String>,
     /// Names of the teachers asked; their digests enter the fingerprint.
     pub teachers: Vec<String>,
+    /// Calls that the node expects to make, for `plan --cost`.
+    pub calls: Vec<Calls>,
     /// The split of a data set that the node reads and that is not on this machine yet.
     pub to_fetch: Option<SplitName>,
     /// Needs its whole input before it gives its first row (sort, table, training).
@@ -134,6 +136,7 @@ impl Resolved {
             files: Vec::new(),
             models: Vec::new(),
             teachers: Vec::new(),
+            calls: Vec::new(),
             to_fetch: None,
             barrier: false,
             journalled: false,

@@ -218,6 +218,7 @@ impl Planner<'_, '_> {
             estimate: resolved.estimate,
             models: resolved.models,
             teachers: resolved.teachers,
+            calls: resolved.calls,
             to_fetch: resolved.to_fetch,
             barrier: resolved.barrier,
             journalled: resolved.journalled,

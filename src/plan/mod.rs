@@ -3,6 +3,7 @@
 //! Pure: no network, no weights, no data beyond schemas and file digests.
 
 mod build;
+mod cost;
 mod digest;
 mod environment;
 mod fingerprint;
@@ -22,6 +23,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 pub use build::build;
+pub use cost::{Calls, TeacherCost, costs};
 pub use digest::FileDigests;
 pub use fingerprint::node_seed;
 pub use models::{DeclaredOnly, ModelCatalog};
@@ -222,6 +224,8 @@ pub struct PlanNode {
     pub estimate: Estimate,
     pub models: Vec<String>,
     pub teachers: Vec<String>,
+    /// What it will ask of them.
+    pub calls: Vec<Calls>,
     /// The split of a data set that has to be fetched before the node can run.
     pub to_fetch: Option<SplitName>,
     pub barrier: bool,
