@@ -154,6 +154,13 @@ impl Diagnostics {
         self.0.push(diagnostic);
     }
 
+    /// Says what to do about the last message.
+    pub fn help_last(&mut self, text: impl Into<String>) {
+        if let Some(last) = self.0.last_mut() {
+            last.help.push(text.into());
+        }
+    }
+
     pub fn extend(&mut self, other: Diagnostics) {
         self.0.extend(other.0);
     }

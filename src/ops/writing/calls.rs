@@ -4,7 +4,7 @@ use super::helper::{Event, Helper};
 use crate::exec::{NodeCx, RunError};
 use crate::model::{Address, Mailbox};
 use crate::store::{Journal, JournalStore};
-use crate::teacher::{Answer, Ask, Outcome, Posted, Teacher};
+use crate::teacher::{Answer, Ask, Kept, Outcome, Posted, Teacher};
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -44,6 +44,8 @@ pub struct Calls {
 
 struct Call {
     key: Key,
+    /// What is asked, to be kept with its answer.
+    ask: Option<Ask>,
     waiting: Vec<Place>,
 }
 
@@ -95,14 +97,14 @@ impl Calls {
                 return None;
             }
             // What is no answer is asked for again.
-            let known = self.journal.get(&key).and_then(|bytes| serde_json::from_slice(&bytes).ok());
-            if known.is_some() {
-                return known;
+            let known = self.journal.get(&key).and_then(|bytes| Kept::decode(&bytes));
+            if let Some(known) = known {
+                return Some(known.answer);
             }
         }
         let number = self.next;
         self.next += 1;
-        self.open.insert(number, Call { key, waiting: vec![place] });
+        self.open.insert(number, Call { key, ask: self.kept.then(|| ask.clone()), waiting: vec![place] });
         self.by_key.insert(key, number);
         self.outbox.push(Posted { ask, to: mail.address(number).map(Event::Answered) });
         self.unanswered += 1;
@@ -156,8 +158,8 @@ impl Calls {
         }
         self.committing = std::mem::take(&mut self.arrived);
         let entry = |(number, answer): &(usize, Answer)| {
-            let bytes = serde_json::to_vec(answer).expect("texts and numbers are JSON");
-            Some((self.open.get(number)?.key, bytes))
+            let call = self.open.get(number)?;
+            Some((call.key, Kept::new(call.ask.as_ref()?, answer).encode()))
         };
         let entries = self.committing.iter().filter_map(entry).collect();
         self.committer.tell(entries, address());

@@ -10,7 +10,7 @@ use super::emit::emit;
 use super::helper::{Event, Helper};
 use super::input::Input;
 use super::line::{Finished, Line};
-use super::task::{InRow, RowTask, Step};
+use super::task::{InRow, NewRow, Step, Task};
 use crate::exec::{NodeCx, RunError};
 use crate::model::Mailbox;
 use crate::teacher::{Ask, Failure, Outcome, Teacher};
@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 
 /// What an operator makes of a row: its tasks, in the order of what they give. With several, the row of task `k` gets the
 /// id `<id>#<k>`. An error sends the row to quarantine.
-pub type OpenRow<'a> = dyn Fn(&InRow) -> Result<Vec<Box<dyn RowTask>>, Failure> + 'a;
+pub type OpenRow<'a> = dyn Fn(&InRow) -> Result<Vec<Task<'a>>, Failure> + 'a;
 
 /// Rows that may wait behind a slow one for each call of the window, and besides.
 const WAITING_PER_CALL: usize = 4;
@@ -39,7 +39,7 @@ const COMMIT: usize = 1;
 const EMIT: usize = 2;
 
 /// Runs a writing operator on its first input.
-pub fn drive(cx: &NodeCx, teacher: Arc<dyn Teacher>, open: &OpenRow<'_>) -> Result<(), RunError> {
+pub fn drive<'a>(cx: &'a NodeCx, teacher: Arc<dyn Teacher>, open: &'a OpenRow<'a>) -> Result<(), RunError> {
     let waiting_rows = teacher.window().saturating_mul(WAITING_PER_CALL).saturating_add(WAITING_ROWS);
     let host = cx.clone();
     let hand_on = move |rows: Vec<Finished>| emit(&host, rows).map(|()| Event::Emitted);
@@ -49,7 +49,7 @@ pub fn drive(cx: &NodeCx, teacher: Arc<dyn Teacher>, open: &OpenRow<'_>) -> Resu
         mail: Mailbox::default(),
         input: Input::open(cx)?,
         calls: Calls::new(cx, teacher)?,
-        line: Line::default(),
+        line: Line::new(),
         waiting_rows,
         emitter: Helper::start("written", hand_on)?,
         emitting: false,
@@ -65,7 +65,7 @@ struct Driver<'a> {
     mail: Mailbox<Event>,
     input: Input,
     calls: Calls,
-    line: Line,
+    line: Line<'a>,
     /// The most rows in the line.
     waiting_rows: usize,
     emitter: Helper<Vec<Finished>>,
@@ -76,7 +76,7 @@ struct Driver<'a> {
     ending: Option<(RunError, Instant)>,
 }
 
-impl Driver<'_> {
+impl<'a> Driver<'a> {
     fn run(mut self) -> Result<(), RunError> {
         loop {
             if self.cx.stopping() {
@@ -137,7 +137,7 @@ impl Driver<'_> {
         }
     }
 
-    fn start(&mut self, row: InRow, sample: Option<usize>, bytes: u64, mut task: Box<dyn RowTask>) {
+    fn start(&mut self, row: InRow, sample: Option<usize>, bytes: u64, mut task: Task<'a>) {
         let number = self.line.next();
         match self.advance(number, &mut task, Vec::new()) {
             Advance::Asks(outcomes) => self.line.ask(row, sample, bytes, task, outcomes),
@@ -146,7 +146,7 @@ impl Driver<'_> {
     }
 
     /// Goes on with a task as far as the journal knows its answers.
-    fn advance(&mut self, row: u64, task: &mut Box<dyn RowTask>, mut last: Vec<Outcome>) -> Advance {
+    fn advance(&mut self, row: u64, task: &mut Task<'a>, mut last: Vec<Outcome>) -> Advance {
         loop {
             let asks: Vec<Ask> = match task.next(last) {
                 Step::Ask(asks) => asks,
@@ -240,5 +240,5 @@ impl Driver<'_> {
 enum Advance {
     /// It waits for those outcomes that are `None`.
     Asks(Vec<Option<Outcome>>),
-    Done(Result<Vec<super::NewRow>, Failure>),
+    Done(Result<Vec<NewRow>, Failure>),
 }

@@ -1,5 +1,5 @@
 use super::testing::{Scripted, last_turn, refused, said};
-use super::{Cell, InRow, NewRow, RowTask, Step, drive, one};
+use super::{Cell, InRow, NewRow, RowTask, Step, Task, drive, one};
 use crate::exec::{NodeCx, RunError};
 use crate::model::Address;
 use crate::ops::rows::id_field;
@@ -37,7 +37,7 @@ impl RowTask for Asking {
     }
 }
 
-fn asking(row: &InRow) -> Result<Vec<Box<dyn RowTask>>, Failure> {
+fn asking(row: &InRow) -> Result<Vec<Task<'static>>, Failure> {
     Ok(vec![Box::new(Asking { question: row.need_text("question")?.to_string(), again: false })])
 }
 
@@ -189,7 +189,7 @@ fn several_tasks_of_a_row_have_ids_of_their_own() {
     let cx: NodeCx = host.clone();
     let open = |row: &InRow| {
         let question = row.need_text("question")?.to_string();
-        let task = |sample| -> Box<dyn RowTask> { Box::new(Sampled { question: question.clone(), sample }) };
+        let task = |sample| -> Task<'static> { Box::new(Sampled { question: question.clone(), sample }) };
         Ok((0..3).map(task).collect())
     };
     let script = |ask: &Ask| match ask.sample {

@@ -1,7 +1,7 @@
 //! Rows in the order of the input, from the moment that they are opened until they can be handed on.
 
 use super::calls::Delivery;
-use super::task::{InRow, NewRow, RowTask};
+use super::task::{Cell, InRow, NewRow, Task};
 use crate::teacher::{Failure, Outcome};
 use std::collections::VecDeque;
 
@@ -14,22 +14,21 @@ pub struct Finished {
     bytes: u64,
 }
 
-struct Open {
+struct Open<'a> {
     row: InRow,
     sample: Option<usize>,
     bytes: u64,
-    state: State,
+    state: State<'a>,
 }
 
-enum State {
-    Asking { task: Box<dyn RowTask>, outcomes: Vec<Option<Outcome>>, missing: usize },
+enum State<'a> {
+    Asking { task: Task<'a>, outcomes: Vec<Option<Outcome>>, missing: usize },
     Finished(Result<Vec<NewRow>, Failure>),
 }
 
 /// A queue that rows leave in the order that they came in.
-#[derive(Default)]
-pub struct Line {
-    rows: VecDeque<Open>,
+pub struct Line<'a> {
+    rows: VecDeque<Open<'a>>,
     /// The number of the first.
     first: u64,
     /// Of rows and of what is made of them.
@@ -37,7 +36,11 @@ pub struct Line {
     finished: u64,
 }
 
-impl Line {
+impl<'a> Line<'a> {
+    pub fn new() -> Self {
+        Self { rows: VecDeque::new(), first: 0, bytes: 0, finished: 0 }
+    }
+
     pub fn len(&self) -> usize {
         self.rows.len()
     }
@@ -66,7 +69,7 @@ impl Line {
         row: InRow,
         sample: Option<usize>,
         bytes: u64,
-        task: Box<dyn RowTask>,
+        task: Task<'a>,
         outcomes: Vec<Option<Outcome>>,
     ) {
         self.bytes += bytes;
@@ -82,7 +85,7 @@ impl Line {
     }
 
     /// Puts an outcome to its row; gives the task and all outcomes when none is missing any more.
-    pub fn deliver(&mut self, (place, outcome): Delivery) -> Option<(Box<dyn RowTask>, Vec<Outcome>)> {
+    pub fn deliver(&mut self, (place, outcome): Delivery) -> Option<(Task<'a>, Vec<Outcome>)> {
         let open = self.at(place.row)?;
         let State::Asking { outcomes, missing, .. } = &mut open.state else { return None };
         *missing -= usize::from(outcomes[place.call].replace(outcome).is_none());
@@ -96,7 +99,7 @@ impl Line {
     }
 
     /// A row of the line asks again.
-    pub fn ask_again(&mut self, number: u64, task: Box<dyn RowTask>, outcomes: Vec<Option<Outcome>>) {
+    pub fn ask_again(&mut self, number: u64, task: Task<'a>, outcomes: Vec<Option<Outcome>>) {
         if let Some(open) = self.at(number) {
             open.state = asking(task, outcomes);
         }
@@ -113,7 +116,7 @@ impl Line {
         }
     }
 
-    fn at(&mut self, number: u64) -> Option<&mut Open> {
+    fn at(&mut self, number: u64) -> Option<&mut Open<'a>> {
         let at = number.checked_sub(self.first)?;
         self.rows.get_mut(usize::try_from(at).ok()?)
     }
@@ -138,13 +141,12 @@ impl Line {
     }
 }
 
-fn asking(task: Box<dyn RowTask>, outcomes: Vec<Option<Outcome>>) -> State {
+fn asking(task: Task<'_>, outcomes: Vec<Option<Outcome>>) -> State<'_> {
     let missing = outcomes.iter().filter(|o| o.is_none()).count();
     State::Asking { task, outcomes, missing }
 }
 
 fn weight(outcome: &Result<Vec<NewRow>, Failure>) -> u64 {
-    use super::task::Cell;
     let cell = |c: &Cell| match c {
         Cell::Text(text) => text.len() as u64,
         _ => 8,

@@ -7,19 +7,31 @@
 //!                                          rows and quarantine, in the order of the input
 //! ```
 //!
-//! An operator says what to ask in a [`RowTask`] for each row; [`drive`] does everything else.
+//! An operator says what to ask in a [`RowTask`] for each row; [`drive`] does everything else. What writers share, from
+//! their fields to the columns that they add, is in [`Writing`]; a [`Prompt`] is a template whose inputs are columns.
+//! The smallest operator: `initial_prediction.rs`.
 
 mod calls;
 mod driver;
 #[cfg(test)]
 mod driver_tests;
 mod emit;
+pub mod extract_code;
 mod helper;
+pub mod initial_prediction;
 mod input;
 mod line;
+mod prompt;
+pub mod self_sample;
+pub mod settings;
+mod single;
 mod task;
+pub mod teacher_generate;
 #[cfg(test)]
 pub mod testing;
 
 pub use driver::drive;
-pub use task::{Cell, InRow, NewRow, RowTask, Step, one};
+pub use prompt::{Bound, Prompt};
+pub use settings::Writing;
+pub use single::single;
+pub use task::{Cell, InRow, NewRow, RowTask, Step, Task, one};

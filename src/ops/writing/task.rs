@@ -10,10 +10,13 @@ use std::sync::Arc;
 ///
 /// What it does must depend on its row and the answers alone, because it starts over after a crash and then finds its
 /// answers in the journal.
-pub trait RowTask: Send {
+pub trait RowTask {
     /// What is next. `last` holds the outcomes of the calls of the last step, in their order; there are none at first.
     fn next(&mut self, last: Vec<Outcome>) -> Step;
 }
+
+/// A row's task while it lasts.
+pub type Task<'a> = Box<dyn RowTask + 'a>;
 
 /// What a task wants.
 pub enum Step {

@@ -1,0 +1,267 @@
+//! `self-sample`: the target's own answers, of which a right one is kept.
+
+use super::settings::{INPUTS, MAX_TOKENS, PROMPT, STOP, USAGE, WRITER, column, count, joined};
+use super::{Bound, Cell, InRow, NewRow, Prompt, RowTask, Step, Task, Writing, drive};
+use crate::diag::{Diagnostic, Diagnostics, Spanned};
+use crate::eval::answer::{Answer as Gold, Checker, Extractor, Task as Kind};
+use crate::exec::{NodeCx, RunError};
+use crate::ops::{Default, FieldKind, FieldSpec, Fields, OpSpec, Operator, OutputSpec, ResolveCx, Resolved};
+use crate::ops::{is_number, is_string};
+use crate::store::Journal;
+use crate::teacher::{Answer, Failure, Outcome};
+use arrow::datatypes::{DataType, Field};
+use serde_json::{Value, json};
+
+pub static SPEC: OpSpec = OpSpec {
+    name: "self-sample",
+    summary: "Samples answers of the model that will be trained and keeps one that is right",
+    doc: "\
+Draws `samples` zero-shot answers to each question from the target (as `initial-prediction` asks them), reads the answer \
+of each with the checker of `check-answer`, and keeps one that is right: self-training on what the target can do already \
+(the rows \"correct-predicted\" of the method, section 1.2; there `samples` is 5).
+
+- `keep=\"random\"` takes any of the right ones, drawn from the pipeline's seed, the node's name and the row's id, as the \
+paper says; `\"last\"` takes the last one, as its released code does; `\"first\"` the first.
+- Where none is right the row goes to the second output, `dropped`, as it came. With `fallback` it stays in the first, \
+with the text of that column (the ground truth) in place of an answer.
+
+`temperature`, `top-p` and `top-k` are by default those of the released code: 0.95, 0.7 and 50. `check` says how answers \
+are read; `task` what the prompt asks for: where the question has the request for the marker in it already, leave it at \
+`free`.
+
+Adds the column `response`, or the one that `column` names, and `<column>_passed`: how many of the samples were right, \
+0 where `fallback` stands in. A sample that is empty or cut off is not right. Rows go to quarantine as `null-value`, \
+`gold-unreadable` (the right answer cannot be read), or when no sample could be drawn at all, for the reason of the first.
+
+Samples are journalled one by one: raising `samples` draws only the new ones.",
+    version: 1,
+    inputs: INPUTS,
+    outputs: &[
+        OutputSpec { name: "out", doc: "rows with an answer" },
+        OutputSpec { name: "dropped", doc: "rows of whose samples none is right, as they came" },
+    ],
+    fields: &FIELDS,
+    sink: false,
+    example: r#"
+model "student" dataset="smollm2-135m-instruct"
+load "problems" path="problems.jsonl" { columns { question "string"; groundtruth "string"; gold "float" } }
+self-sample "own" from="problems" model="student" task="math" check="math"
+self-sample "own-or-human" from="problems" model="student" task="math" check="math" keep="last" {
+    fallback "groundtruth"
+}
+write "own-file" from="own" path="own.jsonl"
+write "unsolved-file" from="own.dropped" path="unsolved.jsonl"
+write "own-or-human-file" from="own-or-human" path="own-or-human.jsonl"
+"#,
+    build,
+};
+
+const SAMPLING: &[FieldSpec] = &[
+    FieldSpec::new(
+        "samples",
+        FieldKind::Int { min: 1, max: 1000 },
+        "answers that are drawn for each question",
+    )
+    .default(Default::Int(5)),
+    FieldSpec::new("temperature", FieldKind::Float { min: 0.0, max: 2.0 }, "of drawing; 0 takes the likeliest token")
+        .default(Default::Float(0.95)),
+    FieldSpec::new(
+        "top-p",
+        FieldKind::Float { min: 0.0, max: 1.0 },
+        "draws from the likeliest tokens that together have this probability",
+    )
+    .default(Default::Float(0.7)),
+    FieldSpec::new("top-k", FieldKind::Int { min: 1, max: 1_000_000 }, "draws from this many of the likeliest tokens")
+        .default(Default::Int(50)),
+    MAX_TOKENS,
+    STOP,
+];
+
+const CHECK: &[FieldSpec] = &[
+    FieldSpec::new(
+        "check",
+        FieldKind::Choice(&["math", "ecqa"]),
+        "how answers are read: `math` as numbers that agree at two decimals, `ecqa` as one of five options",
+    )
+    .required(),
+    FieldSpec::new("gold", FieldKind::Column, "the column of right answers, text or numbers")
+        .default(Default::Str("gold")),
+    FieldSpec::new(
+        "extractor",
+        FieldKind::Choice(&["marker", "boxed"]),
+        "for `math`: the first number after the last marker, or the last `\\boxed{}` and otherwise the last number",
+    )
+    .default(Default::Str("marker")),
+    FieldSpec::new("keep", FieldKind::Choice(&["random", "first", "last"]), "which of the right answers is kept")
+        .default(Default::Str("random")),
+    FieldSpec::new("fallback", FieldKind::Column, "the column whose text stands in where no answer is right"),
+];
+
+const PARTS: &[&[FieldSpec]] = &[WRITER, &[column("response")], PROMPT, SAMPLING, CHECK, USAGE];
+const FIELDS: [FieldSpec; count(PARTS)] = joined(PARTS);
+
+/// Where the options of a question stand, as the contracts of data sets name them.
+const OPTIONS: [&str; 5] = ["option_1", "option_2", "option_3", "option_4", "option_5"];
+
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Keep {
+    Random,
+    First,
+    Last,
+}
+
+#[derive(Debug)]
+struct SelfSample {
+    writing: Writing,
+    prompt: Prompt,
+    checker: Checker,
+    gold: Spanned<String>,
+    keep: Keep,
+    fallback: Option<Spanned<String>>,
+}
+
+fn build(fields: &Fields, diagnostics: &mut Diagnostics) -> Option<Box<dyn Operator>> {
+    let writing = Writing::read(fields, diagnostics)?.choosing();
+    let kind = if fields.str("check").value == "math" { Kind::Math } else { Kind::Ecqa };
+    let boxed = fields.str("extractor").value == "boxed";
+    if kind == Kind::Ecqa && boxed {
+        diagnostics.push(
+            Diagnostic::error("meaningless-field", "`extractor` is for `check=\"math\"`")
+                .at(fields.span_of("extractor"), "not read")
+                .and(fields.span_of("check"), "because of this")
+                .help("options are read behind the marker: remove `extractor`"),
+        );
+        return None;
+    }
+    let extractor = if boxed { Extractor::Boxed } else { Extractor::Marker };
+    let checker = Checker { task: kind, extractor, marker: writing.marker.clone() };
+    Some(Box::new(SelfSample {
+        writing,
+        prompt: Prompt::built_in("initial-prediction"),
+        checker,
+        gold: fields.str("gold"),
+        keep: match fields.str("keep").value.as_str() {
+            "first" => Keep::First,
+            "last" => Keep::Last,
+            _ => Keep::Random,
+        },
+        fallback: fields.opt_str("fallback"),
+    }))
+}
+
+impl Operator for SelfSample {
+    fn canonical(&self) -> Value {
+        json!({
+            "writing": self.writing.canonical(),
+            "prompt": self.prompt.canonical(),
+            "check": format!("{:?}", self.checker.task),
+            "extractor": format!("{:?}", self.checker.extractor),
+            "gold": self.gold.value,
+            "keep": format!("{:?}", self.keep),
+            "fallback": self.fallback.as_ref().map(|f| &f.value),
+        })
+    }
+
+    fn resolve(&self, cx: &mut ResolveCx<'_>) -> Option<Resolved> {
+        let input = cx.input("from");
+        let value = |t: &DataType| is_string(t) || is_number(t);
+        let gold = cx.need_column(input, &self.gold.value, "string or number", value, self.gold.span);
+        let fallback = match &self.fallback {
+            Some(column) => cx.need_column(input, &column.value, "string", is_string, column.span).is_some(),
+            None => true,
+        };
+        let passed = Field::new(format!("{}_passed", self.writing.column.value), DataType::Int64, false);
+        let mut resolved = self.writing.resolve(cx, &[(&self.prompt, &[])], vec![passed])?;
+        resolved.outputs.push(input.schema.clone());
+        resolved.seeded |= self.keep == Keep::Random;
+        (gold.is_some() && fallback).then_some(resolved)
+    }
+
+    fn run(&self, cx: &NodeCx) -> Result<(), RunError> {
+        let prompt = self.writing.bind(&self.prompt, &[], cx)?;
+        let seed = cx.seed();
+        drive(cx, self.writing.teacher(cx)?, &|row| {
+            let gold = self.gold(row)?;
+            let task: Task<'_> = Box::new(Sampling { op: self, prompt: &prompt, row: row.clone(), gold, seed });
+            Ok(vec![task])
+        })
+    }
+}
+
+impl SelfSample {
+    /// The right answer of a row.
+    fn gold(&self, row: &InRow) -> Result<Gold, Failure> {
+        let name = &self.gold.value;
+        let text = match row.value(name) {
+            Value::Null => return Err(Failure::new("null-value", format!("`{name}` is null"))),
+            Value::String(text) => text,
+            number => number.to_string(),
+        };
+        let wanted = if self.checker.task == Kind::Math { "number" } else { "option" };
+        let shown: String = text.chars().take(60).collect();
+        self.checker
+            .gold(&text, &options(row))
+            .ok_or_else(|| Failure::new("gold-unreadable", format!("`{name}` holds no {wanted}: \"{shown}\"")))
+    }
+
+    /// Which of the right answers is kept.
+    fn choose<T>(&self, right: Vec<T>, seed: u64, id: &str) -> Option<T> {
+        let at = match self.keep {
+            Keep::First => 0,
+            Keep::Last => right.len().checked_sub(1)?,
+            Keep::Random => {
+                let drawn = Journal::key(&[b"self-sample", &seed.to_le_bytes(), id.as_bytes()]);
+                (u128::from_le_bytes(drawn) % (right.len() as u128).max(1)) as usize
+            }
+        };
+        right.into_iter().nth(at)
+    }
+}
+
+fn options(row: &InRow) -> [&str; 5] {
+    OPTIONS.map(|name| row.text(name).unwrap_or_default())
+}
+
+/// The samples of a row.
+struct Sampling<'a> {
+    op: &'a SelfSample,
+    prompt: &'a Bound<'a>,
+    row: InRow,
+    gold: Gold,
+    seed: u64,
+}
+
+impl RowTask for Sampling<'_> {
+    fn next(&mut self, last: Vec<Outcome>) -> Step {
+        let step = if last.is_empty() { self.ask() } else { self.judge(last) };
+        step.unwrap_or_else(Step::Reject)
+    }
+}
+
+impl Sampling<'_> {
+    fn ask(&self) -> Result<Step, Failure> {
+        let asks = (0..self.op.writing.samples).map(|sample| self.prompt.ask(&self.row, sample, &[]));
+        Ok(Step::Ask(asks.collect::<Result<_, _>>()?))
+    }
+
+    fn judge(&self, samples: Vec<Outcome>) -> Result<Step, Failure> {
+        let op = self.op;
+        if samples.iter().all(Result::is_err) {
+            return samples.into_iter().find_map(Result::err).map_or(Err(super::settings::empty()), Err);
+        }
+        let right: Vec<Answer> = samples.into_iter().flatten().filter(|answer| self.is_right(answer)).collect();
+        let passed = right.len() as i64;
+        let mut cells = match (op.choose(right, self.seed, self.row.id()), &op.fallback) {
+            (Some(answer), _) => op.writing.cells(answer.text.trim().to_string(), Some(&answer), 0),
+            (None, Some(column)) => op.writing.cells(self.row.need_text(&column.value)?.to_string(), None, 0),
+            (None, None) => return Ok(Step::Ready(vec![NewRow { output: 1, cells: Vec::new() }])),
+        };
+        cells.push(Cell::Int(passed));
+        Ok(Step::row(cells))
+    }
+
+    fn is_right(&self, answer: &Answer) -> bool {
+        let whole = self.op.writing.check(answer).is_ok();
+        whole && self.op.checker.check(Some(&answer.text), self.gold, &options(&self.row)).correct
+    }
+}
