@@ -83,6 +83,11 @@ pub static CODES: &[Code] = &[
         "KDL knows `\\n`, `\\t`, `\\r`, `\\s`, `\\b`, `\\f`, `\\\"`, `\\\\` and `\\u{...}`. Double a backslash that is meant as one, or write a raw string: `#\"...\"#`.",
     ),
     code(
+        "bad-example",
+        "A few-shot example cannot be used",
+        "Its row lacks a value that the prompt needs, or its answer. The message has the row's id.",
+    ),
+    code(
         "bad-expression",
         "An expression cannot be used",
         "It does not parse, uses a function that does not exist, or has another type than its place needs. Conditions are booleans.",
@@ -151,6 +156,11 @@ pub static CODES: &[Code] = &[
         "bad-options",
         "The options are not five columns",
         "One column for each option, in the order of their numbers.",
+    ),
+    code(
+        "bad-prompt",
+        "A prompt's file is no valid template",
+        "The message has the line and what is wrong there. The page on prompts shows how one is written.",
     ),
     code(
         "bad-query",
@@ -440,6 +450,11 @@ pub static CODES: &[Code] = &[
     code("no-artifact", "No output has that fingerprint", "`idiolect store ls` lists what is there."),
     code("no-effect", "A field changes nothing", "A warning: with these columns the field does nothing."),
     code(
+        "no-examples",
+        "There is no few-shot example",
+        "The node that `examples` names gives no row. Leave `examples` out for prompts without.",
+    ),
+    code(
         "no-input",
         "An operator asked for an input that it does not have",
         "A bug in the program, not in the pipeline. Please report it.",
@@ -580,6 +595,11 @@ pub static CODES: &[Code] = &[
         "Wait for it, or give another folder with `--out`. Both can use one store.",
     ),
     code(
+        "same-samples",
+        "Several samples would be one text several times",
+        "Decoding that takes the likeliest token always gives the same. Give a `temperature` above 0, or drop `samples`.",
+    ),
+    code(
         "sampling",
         "A setting of sampling is out of its range",
         "The message names the setting, what it was and what it may be.",
@@ -628,6 +648,11 @@ pub static CODES: &[Code] = &[
         "A row is longer than the model's limit",
         "Raise `max-tokens`, filter long rows out, or say `on-too-long=\"quarantine\"`.",
     ),
+    code(
+        "too-many-examples",
+        "There are too many few-shot examples",
+        "All of them stand in every prompt. Choose some with `sample`.",
+    ),
     code("too-many-inputs", "A port reads one node and several are given", "Put a `concat` before it."),
     code(
         "too-many-items",
@@ -645,6 +670,16 @@ pub static CODES: &[Code] = &[
         "too-many-rows",
         "A table is too large for this operation",
         "The side that is held in memory has more rows than can be numbered. Exchange the sides, or filter before.",
+    ),
+    code(
+        "two-prompts",
+        "Two fields name a prompt",
+        "`style` is a prompt that comes with the program, `prompt` a file of your own: keep one.",
+    ),
+    code(
+        "two-writers",
+        "Two fields say who writes",
+        "`teacher` names a declared teacher, `model` a model of the pipeline: keep one.",
     ),
     code(
         "unclosed-block",
@@ -678,6 +713,11 @@ pub static CODES: &[Code] = &[
         "Manifests are built in, or stand in `datasets/` of the working directory. The message has the nearest name.",
     ),
     code("unknown-format", "A file's format cannot be told from its name", "Say it with `format`."),
+    code(
+        "unknown-input",
+        "A prompt has no such input",
+        "`inputs` has the names of the template's inputs on its left and columns on its right. `idiolect op show` lists the inputs.",
+    ),
     code("unknown-matrix", "No matrix has this name", "Declare it, or correct the name."),
     code("unknown-model", "No model has this name", "Declare it with `model`, or correct the name."),
     code(
@@ -738,6 +778,11 @@ pub static CODES: &[Code] = &[
         "wrong-rows",
         "An operator gave rows that do not have the planned schema",
         "This is a mistake in idiolect and not in the pipeline: please report it with the pipeline file.",
+    ),
+    code(
+        "wrong-task",
+        "A prompt is not written for this task",
+        "The field `task` tells a prompt which kind of question it asks. The message has the tasks that the prompt is for.",
     ),
     code(
         "wrong-type",

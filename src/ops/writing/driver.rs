@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 
 /// What an operator makes of a row: its tasks, in the order of what they give. With several, the row of task `k` gets the
 /// id `<id>#<k>`. An error sends the row to quarantine.
-pub type OpenRow<'a> = dyn Fn(&InRow) -> Result<Vec<Task<'a>>, Failure> + 'a;
+pub type OpenRow<'f, 't> = dyn Fn(&InRow) -> Result<Vec<Task<'t>>, Failure> + 'f;
 
 /// Rows that may wait behind a slow one for each call of the window, and besides.
 const WAITING_PER_CALL: usize = 4;
@@ -39,7 +39,7 @@ const COMMIT: usize = 1;
 const EMIT: usize = 2;
 
 /// Runs a writing operator on its first input.
-pub fn drive<'a>(cx: &'a NodeCx, teacher: Arc<dyn Teacher>, open: &'a OpenRow<'a>) -> Result<(), RunError> {
+pub fn drive<'t>(cx: &NodeCx, teacher: Arc<dyn Teacher>, open: &OpenRow<'_, 't>) -> Result<(), RunError> {
     let waiting_rows = teacher.window().saturating_mul(WAITING_PER_CALL).saturating_add(WAITING_ROWS);
     let host = cx.clone();
     let hand_on = move |rows: Vec<Finished>| emit(&host, rows).map(|()| Event::Emitted);
@@ -59,13 +59,13 @@ pub fn drive<'a>(cx: &'a NodeCx, teacher: Arc<dyn Teacher>, open: &'a OpenRow<'a
     driver.run()
 }
 
-struct Driver<'a> {
-    cx: &'a NodeCx,
-    open: &'a OpenRow<'a>,
+struct Driver<'d, 't> {
+    cx: &'d NodeCx,
+    open: &'d OpenRow<'d, 't>,
     mail: Mailbox<Event>,
     input: Input,
     calls: Calls,
-    line: Line<'a>,
+    line: Line<'t>,
     /// The most rows in the line.
     waiting_rows: usize,
     emitter: Helper<Vec<Finished>>,
@@ -76,7 +76,7 @@ struct Driver<'a> {
     ending: Option<(RunError, Instant)>,
 }
 
-impl<'a> Driver<'a> {
+impl<'t> Driver<'_, 't> {
     fn run(mut self) -> Result<(), RunError> {
         loop {
             if self.cx.stopping() {
@@ -137,7 +137,7 @@ impl<'a> Driver<'a> {
         }
     }
 
-    fn start(&mut self, row: InRow, sample: Option<usize>, bytes: u64, mut task: Task<'a>) {
+    fn start(&mut self, row: InRow, sample: Option<usize>, bytes: u64, mut task: Task<'t>) {
         let number = self.line.next();
         match self.advance(number, &mut task, Vec::new()) {
             Advance::Asks(outcomes) => self.line.ask(row, sample, bytes, task, outcomes),
@@ -146,7 +146,7 @@ impl<'a> Driver<'a> {
     }
 
     /// Goes on with a task as far as the journal knows its answers.
-    fn advance(&mut self, row: u64, task: &mut Task<'a>, mut last: Vec<Outcome>) -> Advance {
+    fn advance(&mut self, row: u64, task: &mut Task<'t>, mut last: Vec<Outcome>) -> Advance {
         loop {
             let asks: Vec<Ask> = match task.next(last) {
                 Step::Ask(asks) => asks,

@@ -84,9 +84,12 @@ impl Prompt {
         let wanted = template.inputs_for(&writing.task).find(wants);
         if let (Some(wanted), None) = (wanted.filter(|i| i.required), examples) {
             cx.error(
-                Diagnostic::error("missing-input", format!("prompt `{}` needs examples: {}", template.name, wanted.doc))
-                    .at(writing.span(), "reads no examples")
-                    .help("name rows that have them: `examples=\"...\"`"),
+                Diagnostic::error(
+                    "missing-input",
+                    format!("prompt `{}` needs examples: {}", template.name, wanted.doc),
+                )
+                .at(writing.span(), "reads no examples")
+                .help("name rows that have them: `examples=\"...\"`"),
             );
             sound = false;
         }
@@ -210,7 +213,8 @@ pub(super) fn shots(cx: &NodeCx) -> Result<Option<Vec<RecordBatch>>, RunError> {
         let batch = batch?;
         count += batch.num_rows();
         if count > MOST_EXAMPLES {
-            let message = format!("there are more than {MOST_EXAMPLES} examples, and all of them stand in every prompt");
+            let message =
+                format!("there are more than {MOST_EXAMPLES} examples, and all of them stand in every prompt");
             return Err(RunError::failed("too-many-examples", message).help("choose some with `sample`"));
         }
         rows.push(batch);
@@ -296,11 +300,7 @@ impl<'a> Bound<'a> {
     }
 
     /// What the template is given; `own` is what the operator knows.
-    fn values(
-        &self,
-        cell: impl Fn(&str) -> Value,
-        own: &[(&str, Value)],
-    ) -> Result<BTreeMap<String, Value>, Failure> {
+    fn values(&self, cell: impl Fn(&str) -> Value, own: &[(&str, Value)]) -> Result<BTreeMap<String, Value>, Failure> {
         let mut values = self.fixed.clone();
         for (input, column) in &self.columns {
             let value = cell(column);

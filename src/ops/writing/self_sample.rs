@@ -57,12 +57,8 @@ write "own-or-human-file" from="own-or-human" path="own-or-human.jsonl"
 };
 
 const SAMPLING: &[FieldSpec] = &[
-    FieldSpec::new(
-        "samples",
-        FieldKind::Int { min: 1, max: 1000 },
-        "answers that are drawn for each question",
-    )
-    .default(Default::Int(5)),
+    FieldSpec::new("samples", FieldKind::Int { min: 1, max: 1000 }, "answers that are drawn for each question")
+        .default(Default::Int(5)),
     FieldSpec::new("temperature", FieldKind::Float { min: 0.0, max: 2.0 }, "of drawing; 0 takes the likeliest token")
         .default(Default::Float(0.95)),
     FieldSpec::new(

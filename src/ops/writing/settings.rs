@@ -177,7 +177,9 @@ impl Writing {
                 diagnostics.push(
                     Diagnostic::error("missing-field", "nothing says who writes")
                         .at(fields.span, "has neither `teacher` nor `model`")
-                        .help("name a declared teacher, `teacher=\"...\"`, or a model of the pipeline, `model=\"...\"`"),
+                        .help(
+                            "name a declared teacher, `teacher=\"...\"`, or a model of the pipeline, `model=\"...\"`",
+                        ),
                 );
                 return None;
             }

@@ -11,11 +11,7 @@ struct Single<'a, F> {
 }
 
 /// Asks once. `text` makes the column's text of the answer's, which is neither blank nor cut off.
-pub fn single<'a>(
-    writing: &'a Writing,
-    ask: Ask,
-    text: impl Fn(&str) -> Result<String, Failure> + 'a,
-) -> Task<'a> {
+pub fn single<'a>(writing: &'a Writing, ask: Ask, text: impl Fn(&str) -> Result<String, Failure> + 'a) -> Task<'a> {
     Box::new(Single { writing, ask, text })
 }
 
