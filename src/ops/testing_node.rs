@@ -3,10 +3,12 @@
 use super::testing::MemoryHost;
 use super::{Arity, Fields, Operator, ResolveCx, Resolved};
 use crate::config::RunOptions;
-use crate::diag::{Diagnostics, SourceId, Span};
+use crate::config::{TeacherDecl, TeacherSource};
+use crate::diag::{Diagnostics, SourceId, Span, Spanned};
 use crate::exec::{Rejected, RunError};
 use crate::fetch::Fetcher;
-use crate::plan::{Estimate, InputInfo, NodeName};
+use crate::plan::{Estimate, InputInfo, NodeName, TeacherInfo};
+use crate::teacher::Teacher;
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 use serde_json::Value;
@@ -57,6 +59,7 @@ pub struct Node {
     pub operator: Box<dyn Operator>,
     pub resolved: Resolved,
     inputs: Vec<Given>,
+    teacher: Option<Arc<dyn Teacher>>,
 }
 
 /// What a node gave.
@@ -83,6 +86,26 @@ impl Node {
         inputs: &[Given],
         look_at_files: bool,
         datasets: Option<&Arc<Fetcher>>,
+    ) -> Result<Self, String> {
+        Self::resolved(kdl, inputs, look_at_files, datasets, None)
+    }
+
+    /// With a teacher that every name stands for.
+    pub fn asking(kdl: &str, inputs: &[Given], teacher: Arc<dyn Teacher>) -> Result<Self, String> {
+        let span = Span::new(SourceId(0), 0, 0);
+        let source = TeacherSource::Local { model: Spanned::new("student".into(), span) };
+        let decl = TeacherDecl { name: "teacher".into(), source, record: None, span };
+        let info = TeacherInfo { decl, digest: "teacher".into(), model: None, recording: None, to_fetch: None };
+        let node = Self::resolved(kdl, inputs, true, None, Some(&info))?;
+        Ok(Self { teacher: Some(teacher), ..node })
+    }
+
+    fn resolved(
+        kdl: &str,
+        inputs: &[Given],
+        look_at_files: bool,
+        datasets: Option<&Arc<Fetcher>>,
+        teacher: Option<&TeacherInfo>,
     ) -> Result<Self, String> {
         let name = kdl.split_whitespace().next().expect("an operator");
         let op = super::find(name).expect("a registered operator");
@@ -113,13 +136,15 @@ impl Node {
             inputs: &infos,
             diagnostics: &mut diagnostics,
             models: &|_| None,
-            teachers: &|_| None,
+            teachers: &|_| teacher,
             datasets,
             look_at_files,
             files_must_exist: look_at_files,
         });
         match resolved {
-            Some(resolved) if !diagnostics.has_errors() => Ok(Self { operator, resolved, inputs: inputs.to_vec() }),
+            Some(resolved) if !diagnostics.has_errors() => {
+                Ok(Self { operator, resolved, inputs: inputs.to_vec(), teacher: None })
+            }
             _ => Err(shown(&diagnostics)),
         }
     }
@@ -143,6 +168,7 @@ impl Node {
             input.skipped = given.skipped.clone();
         }
         host.options = options;
+        host.teachers = self.teacher.iter().map(|t| ("teacher".to_string(), t.clone())).collect();
         let (rows, host) = host.run(self.operator.as_ref())?;
         let rejected = host.rejected.lock().unwrap().clone();
         Ok(Ran { rows, rejected, host })

@@ -21,6 +21,8 @@ mod helper;
 pub mod initial_prediction;
 mod input;
 mod line;
+#[cfg(test)]
+mod operator_tests;
 mod prompt;
 pub mod self_sample;
 pub mod settings;
