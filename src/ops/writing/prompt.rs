@@ -64,6 +64,17 @@ impl Prompt {
         }
     }
 
+    /// For estimates: tokens of a prompt with inputs of a usual length.
+    pub(super) fn typical_tokens(&self, task: &str) -> u64 {
+        /// A school problem; a worked answer has twice as many.
+        const INPUT: u64 = 64;
+        const CHARACTERS_PER_TOKEN: u64 = 4;
+        let Some(template) = self.template() else { return 4 * INPUT };
+        // A template has its words once for each task.
+        let words = template.text().len() as u64 / template.tasks.len().max(1) as u64;
+        words / CHARACTERS_PER_TOKEN + INPUT * template.inputs_for(task).count() as u64
+    }
+
     /// Reads an author's file, and checks that the inputs have columns. `None` after an error.
     pub(super) fn resolve(&self, writing: &Writing, own: &[&str], cx: &mut ResolveCx<'_>) -> Option<()> {
         self.read(cx)?;

@@ -5,7 +5,7 @@ use super::task::Cell;
 use crate::diag::{Diagnostic, Diagnostics, Span, Spanned};
 use crate::exec::{NodeCx, RunError};
 use crate::ops::{Arity, Default, FieldKind, FieldSpec, Fields, InputSpec, ResolveCx, Resolved, did_you_mean, list};
-use crate::plan::{Estimate, ModelInfo};
+use crate::plan::{Calls, Estimate, ModelInfo};
 use crate::teacher::{Answer, Failure, Finish, LocalTeacher, Settings, Teacher};
 use arrow::datatypes::{DataType, Field};
 use indexmap::IndexMap;
@@ -125,8 +125,7 @@ pub const fn joined<const N: usize>(parts: &[&[FieldSpec]]) -> [FieldSpec; N] {
     all
 }
 
-/// For estimates before rows are read: tokens of a school problem, and how much of `max-tokens` an answer uses.
-const TYPICAL_PROMPT: u64 = 256;
+/// For estimates before rows are read: how much of `max-tokens` an answer uses.
 const TYPICAL_ANSWER: f64 = 0.25;
 /// For estimates: floating-point operations per second of a small machine.
 const TYPICAL_SPEED: f64 = 2e11;
@@ -260,9 +259,14 @@ impl Writing {
         if !sound {
             return None;
         }
-        let mut resolved = Resolved::new(vec![schema?], self.estimate(input.estimate.rows, local.map(|(m, _)| m)));
+        let calls = self.calls(input.estimate.rows, prompts);
+        let estimate = self.estimate(input.estimate.rows, &calls, local.map(|(model, _)| model));
+        let mut resolved = Resolved::new(vec![schema?], estimate);
         match &self.writer {
-            Writer::Teacher(name) => resolved.teachers = vec![name.value.clone()],
+            Writer::Teacher(name) => {
+                resolved.teachers = vec![name.value.clone()];
+                resolved.calls = calls;
+            }
             Writer::Model(name) => resolved.models = vec![name.value.clone()],
         }
         resolved.files = prompts.iter().filter_map(|(prompt, _)| prompt.file()).collect();
@@ -324,13 +328,27 @@ impl Writing {
         sound
     }
 
-    fn estimate(&self, rows: Option<u64>, model: Option<&ModelInfo>) -> Estimate {
-        let calls = rows.map(|rows| rows.saturating_mul(self.samples.into()));
-        let call = TYPICAL_PROMPT + (f64::from(self.settings.max_tokens) * TYPICAL_ANSWER) as u64;
-        let tokens = calls.map(|calls| calls.saturating_mul(call));
-        let rows = if self.chosen { rows } else { calls };
+    /// Calls of each prompt, as far as they are known before rows are read. `rows` are those of the input.
+    fn calls(&self, rows: Option<u64>, prompts: &[(&Prompt, &[&str])]) -> Vec<Calls> {
+        let (Writer::Teacher(teacher) | Writer::Model(teacher)) = &self.writer;
+        let most = u64::from(self.settings.max_tokens);
+        let calls = |(prompt, _): &(&Prompt, &[&str])| Calls {
+            teacher: teacher.value.clone(),
+            calls: rows.map(|rows| rows.saturating_mul(self.samples.into())),
+            input_tokens: prompt.typical_tokens(&self.task),
+            output_tokens: (most as f64 * TYPICAL_ANSWER).ceil() as u64,
+            most_output_tokens: most,
+        };
+        prompts.iter().map(calls).collect()
+    }
+
+    fn estimate(&self, rows: Option<u64>, calls: &[Calls], model: Option<&ModelInfo>) -> Estimate {
+        let tokens = |c: &Calls| Some(c.calls?.saturating_mul(c.input_tokens + c.output_tokens));
+        let tokens: Option<u64> = calls.iter().map(tokens).sum();
         let operations = tokens.zip(model.and_then(|m| m.parameters)).map(|(t, p)| 2.0 * t as f64 * p as f64);
         let memory = model.and_then(|m| m.memory);
+        let made = if self.makes_samples() { self.samples } else { 1 };
+        let rows = rows.map(|rows| rows.saturating_mul(made.into()));
         Estimate { rows, tokens, seconds: operations.map(|o| o / TYPICAL_SPEED), memory }
     }
 
