@@ -455,14 +455,14 @@ pub static CODES: &[Code] = &[
         "The node that `examples` names gives no row. Leave `examples` out for prompts without.",
     ),
     code(
-        "no-input",
-        "An operator asked for an input that it does not have",
-        "A bug in the program, not in the pipeline. Please report it.",
-    ),
-    code(
         "no-http",
         "HTTP cannot be set up",
         "The system's certificates cannot be read, or a proxy in the environment has no valid address.",
+    ),
+    code(
+        "no-input",
+        "An operator asked for an input that it does not have",
+        "A bug in the program, not in the pipeline. Please report it.",
     ),
     code(
         "no-labels",
@@ -564,14 +564,14 @@ pub static CODES: &[Code] = &[
     code("png", "A chart cannot be drawn as PNG", "The message has the reason. The SVG of the chart is not concerned."),
     code("polars", "A query failed while it ran", "The message has the words of the query engine."),
     code(
-        "published-values",
-        "The file of published values cannot be used",
-        "It is read again while running, and has changed or gone since the plan was made.",
-    ),
-    code(
         "provider-moved",
         "A provider answers with a redirect",
         "A key is never carried to another address. Correct `base-url`.",
+    ),
+    code(
+        "published-values",
+        "The file of published values cannot be used",
+        "It is read again while running, and has changed or gone since the plan was made.",
     ),
     code(
         "quarantine",
@@ -695,14 +695,14 @@ pub static CODES: &[Code] = &[
     code("unexpected-argument", "A node has more values than it takes", "Properties are written `name=value`."),
     code("unexpected-block", "A node has a block and takes none", "Delete the braces."),
     code(
-        "unknown-attribute",
-        "A value has no such attribute",
-        "`${axis.attribute}` needs the attribute on the value that the instance has; parameters have none.",
-    ),
-    code(
         "unknown-at-provider",
         "A provider knows no such model or address",
         "Correct `model` to a name that the provider knows and the key may use, or `base-url`. An address ends before `/chat/completions` and `/messages`.",
+    ),
+    code(
+        "unknown-attribute",
+        "A value has no such attribute",
+        "`${axis.attribute}` needs the attribute on the value that the instance has; parameters have none.",
     ),
     code("unknown-axis", "A matrix has no such axis", "The message lists its axes."),
     code("unknown-child", "A node has no child node of this name", "The message has the nearest name, or all of them."),

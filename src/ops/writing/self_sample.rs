@@ -18,7 +18,7 @@ pub static SPEC: OpSpec = OpSpec {
     doc: "\
 Draws `samples` zero-shot answers to each question from the target (as `initial-prediction` asks them), reads the answer \
 of each with the checker of `check-answer`, and keeps one that is right: self-training on what the target can do already \
-(the rows \"correct-predicted\" of the method, section 1.2; there `samples` is 5).
+(the sets \"correct-predicted\" of \"I Learn Better If You Speak My Language\", which draws 5).
 
 - `keep=\"random\"` takes any of the right ones, drawn from the pipeline's seed, the node's name and the row's id, as the \
 paper says; `\"last\"` takes the last one, as its released code does; `\"first\"` the first.

@@ -12,8 +12,8 @@ pub static SPEC: OpSpec = OpSpec {
     name: "teacher-generate",
     summary: "Has a teacher write a response to each row, in a style of the method or by a prompt of one's own",
     doc: "\
-`style` takes one of the prompts that come with the program (method of \"I Learn Better If You Speak My Language\", \
-section 1.2 of our notes on it). What each of them sees and demands:
+`style` takes one of the prompts that come with the program, for the responses that \"I Learn Better If You Speak My \
+Language\" compares. What each of them sees and demands:
 
 - `answer-directly`: the question (for `ecqa` also the right option, never the rationale); reasoning first, then the \
 marker and the answer, no preamble;
