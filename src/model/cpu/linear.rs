@@ -359,6 +359,16 @@ unsafe impl<T: Send> Send for Target<T> {}
 unsafe impl<T: Send> Sync for Target<T> {}
 
 impl<T> Target<T> {
+    /// The outputs from some one on.
+    ///
+    /// # Safety
+    /// It is within the slice that the pointer came from.
+    #[inline]
+    pub(crate) unsafe fn from(self, at: usize) -> Target<T> {
+        // SAFETY: the caller's contract.
+        Target(unsafe { self.0.add(at) })
+    }
+
     /// # Safety
     /// The part is within the slice that the pointer came from, that slice is still borrowed, and no other part
     /// in use overlaps with it.

@@ -74,26 +74,21 @@ fn round<S: Simd>(s: S, x: &[f32; BLOCK], values: &mut [i8; BLOCK]) -> [f32; 2] 
     let zero = s.splat(0.0);
     let magnitude = |v| s.max(s.sub(zero, v), v);
     let greatest = s.greatest(s.max(magnitude(a), magnitude(b)));
-    // Zero times what is not finite is NaN.
-    let finite = s.sum(s.fma(a, zero, s.mul(b, zero))) == 0.0;
-    if !finite {
+    // Of what is not finite the factor is 0, and the sum NaN, or the value itself makes it so.
+    let factor = if greatest < TINY { 0.0 } else { 127.0 / greatest };
+    let (factor, rounding) = (s.splat(factor), s.splat(ROUNDING));
+    let (a, b) = (s.fma(a, factor, rounding), s.fma(b, factor, rounding));
+    let sum = s.sum(s.add(s.sub(a, rounding), s.sub(b, rounding)));
+    if sum.is_nan() {
         values.fill(0);
         return [f32::NAN; 2];
     }
-    if greatest < TINY {
-        values.fill(0);
-        return [0.0; 2];
-    }
-    let (inverse, rounding) = (s.splat(127.0 / greatest), s.splat(ROUNDING));
-    let mut integers = [[0.0; 16]; 2];
-    s.store(&mut integers[0], s.fma(a, inverse, rounding));
-    s.store(&mut integers[1], s.fma(b, inverse, rounding));
-    let mut sum = 0;
+    let mut integers = [[0.0f32; 16]; 2];
+    s.store(&mut integers[0], a);
+    s.store(&mut integers[1], b);
     for i in 0..BLOCK {
-        let value = integers[i / 16][i % 16].to_bits() as i8;
-        values[i] = value;
-        sum += i32::from(value);
+        values[i] = integers[i / 16][i % 16].to_bits() as i8;
     }
-    let scale = greatest / 127.0;
-    [scale, scale * sum as f32]
+    let scale = if greatest < TINY { 0.0 } else { greatest / 127.0 };
+    [scale, scale * sum]
 }

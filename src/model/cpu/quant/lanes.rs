@@ -1,5 +1,7 @@
 //! Sixteen lanes of integer dot products, the same on every path: all sums are exact.
 
+use super::by_hand::SixRows;
+
 /// Operations on 16 outputs. A value of an implementing type proves that its instructions may be executed.
 pub(crate) trait Lanes: Copy + Send + Sync {
     /// 16 lanes of f32.
@@ -14,14 +16,15 @@ pub(crate) trait Lanes: Copy + Send + Sync {
     type S: Copy;
     /// Whether [`Lanes::P`] holds any sum; otherwise the magnitudes of its halves stay below 2^15.
     const WIDE: bool;
-    /// Rows that a tile takes at once.
-    const ROWS: usize;
+    /// Whether there is [`Lanes::six_rows`].
+    const BY_HAND: bool = false;
 
     fn zero(self) -> Self::F;
     fn splat(self, x: f32) -> Self::F;
     fn mul(self, a: Self::F, b: Self::F) -> Self::F;
     /// `a * b + c`, rounded once.
     fn fma(self, a: Self::F, b: Self::F, c: Self::F) -> Self::F;
+    fn load(self, from: &[f32; 16]) -> Self::F;
     fn store(self, to: &mut [f32; 16], v: Self::F);
     /// # Safety
     /// 32 bytes can be read.
@@ -57,6 +60,14 @@ pub(crate) trait Lanes: Copy + Send + Sync {
     fn widen(self, p: Self::P) -> Self::I;
     fn add(self, a: Self::I, b: Self::I) -> Self::I;
     fn to_float(self, i: Self::I) -> Self::F;
+
+    /// The kernel's loop over expanded blocks.
+    ///
+    /// # Safety
+    /// The lines (aligned to 32 bytes), the rows and the outputs are where the fields say.
+    unsafe fn six_rows(self, _: SixRows) {
+        unreachable!("only where it is said to be there")
+    }
 }
 
 /// Plain arrays.
@@ -78,7 +89,6 @@ impl Lanes for Portable {
     type U = [u8; 64];
     type S = [u8; 64];
     const WIDE: bool = true;
-    const ROWS: usize = 4;
 
     #[inline(always)]
     fn zero(self) -> [f32; 16] {
@@ -95,6 +105,10 @@ impl Lanes for Portable {
     #[inline(always)]
     fn fma(self, a: [f32; 16], b: [f32; 16], c: [f32; 16]) -> [f32; 16] {
         std::array::from_fn(|i| a[i].mul_add(b[i], c[i]))
+    }
+    #[inline(always)]
+    fn load(self, from: &[f32; 16]) -> [f32; 16] {
+        *from
     }
     #[inline(always)]
     fn store(self, to: &mut [f32; 16], v: [f32; 16]) {
@@ -177,7 +191,7 @@ pub(crate) use x86::Avx2;
 
 #[cfg(target_arch = "x86_64")]
 mod x86 {
-    use super::Lanes;
+    use super::{Lanes, SixRows};
     use std::arch::x86_64::*;
 
     /// Two registers of 8 lanes. Products of bytes are summed in 16 bits, two for each lane.
@@ -203,7 +217,7 @@ mod x86 {
         /// Magnitudes, then the weights themselves.
         type S = [[__m256i; 2]; 2];
         const WIDE: bool = false;
-        const ROWS: usize = 4;
+        const BY_HAND: bool = true;
 
         #[inline(always)]
         fn zero(self) -> Self::F {
@@ -220,6 +234,10 @@ mod x86 {
         #[inline(always)]
         fn fma(self, a: Self::F, b: Self::F, c: Self::F) -> Self::F {
             unsafe { [_mm256_fmadd_ps(a[0], b[0], c[0]), _mm256_fmadd_ps(a[1], b[1], c[1])] }
+        }
+        #[inline(always)]
+        fn load(self, from: &[f32; 16]) -> Self::F {
+            unsafe { [_mm256_loadu_ps(from.as_ptr()), _mm256_loadu_ps(from.as_ptr().add(8))] }
         }
         #[inline(always)]
         fn store(self, to: &mut [f32; 16], v: Self::F) {
@@ -315,6 +333,11 @@ mod x86 {
         #[inline(always)]
         fn add(self, a: Self::I, b: Self::I) -> Self::I {
             unsafe { [_mm256_add_epi32(a[0], b[0]), _mm256_add_epi32(a[1], b[1])] }
+        }
+        #[inline(always)]
+        unsafe fn six_rows(self, rows: SixRows) {
+            // SAFETY: `self` exists, the rest is the caller's contract.
+            unsafe { rows.add() }
         }
         #[inline(always)]
         fn to_float(self, i: Self::I) -> Self::F {

@@ -1,6 +1,7 @@
 //! Products with quantised weights: they stay quantised in memory, inputs are rounded to bytes.
 
 mod activations;
+mod by_hand;
 mod kernel;
 mod lanes;
 mod layout;
@@ -174,26 +175,48 @@ impl QuantizedLinear {
         assert!(first + self.out <= stride, "{} outputs at {first} in rows of {stride}", self.out);
         assert_eq!(y.len(), m * stride, "outputs of [{m}, {stride}]");
         let target = Target(y.as_mut_ptr());
-        self.for_each_block(isa, x, m, 4, |block| {
-            for row in block.rows.clone() {
-                let values = block.row(row);
-                // SAFETY: blocks are disjoint and their columns within a row of `y`, which was asserted to have m of
-                // them; `y` is borrowed until `for_each_block` returns.
-                let y = unsafe { target.slice(row * stride + first + block.columns.start, values.len()) };
-                y.copy_from_slice(values);
-            }
+        self.for_each_task(isa, x, m, 4, |x, rows, panels| {
+            self.for_each_part(panels, |part, panels, columns| {
+                // SAFETY: tasks and parts are disjoint and their columns within a row of `y`, which was asserted to have
+                // m of them; `y` is borrowed until `for_each_task` returns.
+                unsafe {
+                    let out = target.from(rows.start * stride + first + columns.start);
+                    self.product(isa, x, rows.clone(), part, panels, columns, out, stride);
+                }
+            });
         });
     }
 
-    /// The product of some rows and some panels, part by part.
-    fn blocks(
+    /// Rounds the inputs and shares the product out: some rows and some panels a task.
+    fn for_each_task(
         &self,
         isa: Isa,
-        x: &ByteRows,
-        rows: Range<usize>,
-        panels: Range<usize>,
-        consume: &(impl Fn(ProductBlock<'_>) + Sync),
+        x: &[f32],
+        m: usize,
+        chunk: usize,
+        task: impl Fn(&ByteRows, Range<usize>, Range<usize>) + Sync,
     ) {
+        assert_eq!(x.len(), m * self.inner, "inputs of [{m}, {}]", self.inner);
+        let panels = self.parts.last().map_or(0, |part| part.panels.end);
+        if m == 0 || panels == 0 {
+            return;
+        }
+        let x = ByteRows::new(isa, x, self.inner);
+        let serial = m * self.inner * self.out < SERIAL;
+        let grid = Grid::new(m, panels, 4, chunk, if serial { 1 } else { rayon::current_num_threads() });
+        let one = |at: usize| {
+            let (rows, panels) = grid.task(at);
+            task(&x, rows, panels);
+        };
+        match grid.len() {
+            1 => one(0),
+            n if serial => (0..n).for_each(one),
+            n => (0..n).into_par_iter().for_each(one),
+        }
+    }
+
+    /// Cuts panels into those of each matrix, with their columns.
+    fn for_each_part(&self, panels: Range<usize>, mut f: impl FnMut(&Part, Range<usize>, Range<usize>)) {
         for part in &self.parts {
             let panels = panels.start.max(part.panels.start)..panels.end.min(part.panels.end);
             if panels.is_empty() {
@@ -201,18 +224,37 @@ impl QuantizedLinear {
             }
             let first = part.columns.start + (panels.start - part.panels.start) * LANES;
             let columns = first..part.columns.end.min(first + panels.len() * LANES);
-            let stride = panels.len() * LANES;
-            with_scratch(rows.len() * stride, |values| {
-                let panels = part.bytes(panels);
-                let product = kernel::Product { inner: self.inner, x, rows: rows.clone(), panels, values };
-                kernel::multiply(isa, part.kind, product);
-                if let Some(bias) = &self.bias {
-                    for row in values.chunks_exact_mut(stride) {
-                        row.iter_mut().zip(&bias[columns.clone()]).for_each(|(v, b)| *v += b);
-                    }
-                }
-                consume(ProductBlock { rows: rows.clone(), columns, values, stride });
-            });
+            f(part, panels, columns);
+        }
+    }
+
+    /// The product of some rows and some panels of a matrix.
+    ///
+    /// # Safety
+    /// As many values as columns may be written from `out` on, and `stride` further on for each further row.
+    #[allow(clippy::too_many_arguments)]
+    unsafe fn product(
+        &self,
+        isa: Isa,
+        x: &ByteRows,
+        rows: Range<usize>,
+        part: &Part,
+        panels: Range<usize>,
+        columns: Range<usize>,
+        out: Target<f32>,
+        stride: usize,
+    ) {
+        let (count, panels) = (rows.len(), part.bytes(panels));
+        let product =
+            kernel::Product { inner: self.inner, x, rows, panels, columns: columns.len(), out: out.0, stride };
+        // SAFETY: the caller's contract.
+        unsafe { kernel::multiply(isa, part.kind, product) };
+        if let Some(bias) = &self.bias {
+            for row in 0..count {
+                // SAFETY: the caller's contract.
+                let values = unsafe { out.slice(row * stride, columns.len()) };
+                values.iter_mut().zip(&bias[columns.clone()]).for_each(|(v, b)| *v += b);
+            }
         }
     }
 }
@@ -231,22 +273,16 @@ impl Product for QuantizedLinear {
     }
 
     fn for_each_block(&self, isa: Isa, x: &[f32], m: usize, chunk: usize, consume: impl Fn(ProductBlock<'_>) + Sync) {
-        assert_eq!(x.len(), m * self.inner, "inputs of [{m}, {}]", self.inner);
-        let panels = self.parts.last().map_or(0, |part| part.panels.end);
-        if m == 0 || panels == 0 {
-            return;
-        }
-        let x = ByteRows::new(isa, x, self.inner);
-        let serial = m * self.inner * self.out < SERIAL;
-        let grid = Grid::new(m, panels, 4, chunk, if serial { 1 } else { rayon::current_num_threads() });
-        let one = |task: usize| {
-            let (rows, panels) = grid.task(task);
-            self.blocks(isa, &x, rows, panels, &consume);
-        };
-        match grid.len() {
-            1 => one(0),
-            n if serial => (0..n).for_each(one),
-            n => (0..n).into_par_iter().for_each(one),
-        }
+        self.for_each_task(isa, x, m, chunk, |x, rows, panels| {
+            self.for_each_part(panels, |part, panels, columns| {
+                let stride = columns.len();
+                with_scratch(rows.len() * stride, |values| {
+                    let out = Target(values.as_mut_ptr());
+                    // SAFETY: the scratch has room for all rows and columns.
+                    unsafe { self.product(isa, x, rows.clone(), part, panels, columns.clone(), out, stride) };
+                    consume(ProductBlock { rows: rows.clone(), columns, values, stride });
+                });
+            });
+        });
     }
 }
