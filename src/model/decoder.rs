@@ -291,7 +291,11 @@ impl Attention {
 
 impl Mlp {
     fn forward(&self, x: &Tensor, kernels: &dyn Kernels) -> TensorResult<Tensor> {
-        self.down_proj.forward(&kernels.swiglu(&self.gate_up_proj.forward(x)?)?)
+        let gated = match self.gate_up_proj.gated(x)? {
+            Some(gated) => gated,
+            None => kernels.swiglu(&self.gate_up_proj.forward(x)?)?,
+        };
+        self.down_proj.forward(&gated)
     }
 }
 

@@ -164,7 +164,21 @@ impl GgufFile {
         };
         let doing = || format!("loading tensor `{name}` {dims:?} of {}", self.path.display());
         let storage = QStorage::from_data(aligned(bytes), device, info.ggml_dtype).doing(doing)?;
+        self.forget(name)?;
         QTensor::new(storage, dims).doing(doing)
+    }
+
+    /// Lets go of the memory behind a tensor that was copied: a loaded model is not held twice. It can be read again.
+    fn forget(&self, name: &str) -> Result<()> {
+        #[cfg(unix)]
+        {
+            let bytes = self.bytes(name)?;
+            let from = bytes.as_ptr() as usize - self.data.as_ptr() as usize;
+            // SAFETY: the map is of a file and never written to, so its pages are read from there again. Where the system
+            // does not want to let go, nothing is lost but memory.
+            let _ = unsafe { self.data.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, from, bytes.len()) };
+        }
+        Ok(())
     }
 
     /// Bytes of a tensor as they are in the file.

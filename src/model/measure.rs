@@ -96,6 +96,10 @@ impl FrozenLinear for MeasuredLinear {
         self.time(x, || self.layer.forward(x))?
     }
 
+    fn gated(&self, x: &Tensor) -> Result<Option<Tensor>> {
+        self.time(x, || self.layer.gated(x))?
+    }
+
     fn rows(&self, outputs: &[u32]) -> Result<Tensor> {
         self.layer.rows(outputs)
     }

@@ -8,10 +8,10 @@ use super::{Isa, Rows};
 use rayon::prelude::*;
 use std::ops::Range;
 
-/// Rows (a token and a query head each) that are computed together; a tile of the product kernel.
-const TILE: usize = 6;
-/// Rows per task.
+/// Rows (a token and a query head each) per task, at most.
 const TASK_ROWS: usize = 96;
+/// Scores of a task, where a few rows do not have more: they stay in the second-level cache.
+const TASK_SCORES: usize = 1 << 16;
 /// Below this many multiplications an attention is not worth waking other threads for.
 const SERIAL: usize = 1 << 17;
 
@@ -65,9 +65,11 @@ impl Attention {
         }
         let target = Target(out.as_mut_ptr());
         let group = self.heads / self.kv_heads;
-        let step = (TASK_ROWS / group).max(1);
         let mut tasks = Vec::new();
         for sequence in sequences {
+            let positions = sequence.first + sequence.rows.len();
+            let most = self.window.map_or(positions, |window| positions.min(window.saturating_add(TASK_ROWS)));
+            let step = ((TASK_SCORES / most.max(1)).clamp(12, TASK_ROWS) / group).max(1);
             for from in (0..sequence.rows.len()).step_by(step) {
                 let tokens = from..sequence.rows.len().min(from + step);
                 tasks.extend((0..self.kv_heads).map(|kv_head| Task {
@@ -109,121 +111,152 @@ struct Task<'a> {
 impl Task<'_> {
     fn run(&self, isa: Isa) {
         let dim = self.attention.head_dim;
-        let positions = (self.sequence.first + self.tokens.end).next_multiple_of(16);
-        with_scratch(TILE * (dim + dim.next_multiple_of(16) + positions), |scratch| {
-            dispatch(isa, Attend { task: self, scratch });
+        let rows = self.rows();
+        let padded = dim.next_multiple_of(16);
+        with_scratch(rows * (1 + dim + padded + self.stride()), |scratch| {
+            let (query, scratch) = scratch.split_at_mut(rows * dim);
+            let (output, scratch) = scratch.split_at_mut(rows * padded);
+            let (sums, scores) = scratch.split_at_mut(rows);
+            dispatch(isa, Attend { task: self, padded, query, output, sums, scores });
         });
     }
 
-    /// Row i is token `i / group` under head `i % group`: rows near each other see nearly the same positions.
-    /// Gives the row of the query matrix and the head.
+    /// Query heads that share the task's head of keys.
+    fn group(&self) -> usize {
+        self.attention.heads / self.attention.kv_heads
+    }
+
+    /// A row is a token under a head: row i is token `i / group` under head `i % group`.
+    fn rows(&self) -> usize {
+        self.tokens.len() * self.group()
+    }
+
+    /// The row of the query matrix and the head of a row.
     fn place(&self, row: usize) -> (usize, usize) {
-        let group = self.attention.heads / self.attention.kv_heads;
+        let group = self.group();
         (self.sequence.rows.start + self.tokens.start + row / group, self.kv_head * group + row % group)
+    }
+
+    /// The positions that a row sees. Both ends ascend with the rows.
+    fn seen(&self, row: usize) -> Range<usize> {
+        self.attention.visible(self.sequence.first + self.tokens.start + row / self.group())
+    }
+
+    /// The panels of 16 positions that any row sees.
+    fn panels(&self) -> Range<usize> {
+        self.seen(0).start / 16..self.seen(self.rows() - 1).end.div_ceil(16)
+    }
+
+    /// From a row's scores to the next one's: an odd number of lines, so that rows do not compete for the same places in
+    /// the caches.
+    fn stride(&self) -> usize {
+        16 * (self.panels().len() | 1)
     }
 }
 
+/// A task with its memory.
 struct Attend<'a> {
     task: &'a Task<'a>,
-    scratch: &'a mut [f32],
+    /// A head's dimensions, in whole lines.
+    padded: usize,
+    /// `[rows, head_dim]`, with the scale.
+    query: &'a mut [f32],
+    /// `[rows, padded]`.
+    output: &'a mut [f32],
+    /// `[rows]`.
+    sums: &'a mut [f32],
+    /// `[rows, stride]`.
+    scores: &'a mut [f32],
 }
 
 impl Kernel for Attend<'_> {
     type Output = ();
     #[inline(always)]
-    fn run<S: Simd>(self, s: S) {
-        let task = self.task;
-        let Attention { heads, kv_heads, head_dim, scale, .. } = *task.attention;
-        let padded = head_dim.next_multiple_of(16);
-        let (query, scratch) = self.scratch.split_at_mut(TILE * head_dim);
-        let (output, scores) = scratch.split_at_mut(TILE * padded);
-        let rows = task.tokens.len() * (heads / kv_heads);
-        for from in (0..rows).step_by(TILE) {
-            let count = TILE.min(rows - from);
-            let mut tile = Tile { seen: [const { 0..0 }; TILE], count, head_dim, padded, query, output, scores };
-            for row in 0..count {
-                let (at, head) = task.place(from + row);
-                tile.seen[row] = task.attention.visible(task.sequence.first + at - task.sequence.rows.start);
-                let query = &task.queries.row(at, heads * head_dim)[head * head_dim..][..head_dim];
-                for (to, from) in tile.query[row * head_dim..].iter_mut().zip(query) {
-                    *to = from * scale;
-                }
-            }
-            tile.attend(s, task.sequence.cache, task.kv_head);
-            for row in 0..count {
-                let (at, head) = task.place(from + row);
-                // SAFETY: rows of the output were asserted to be in bounds and of one sequence only; this token under
-                // this head is this task's alone.
-                let out = unsafe { task.target.slice((at * heads + head) * head_dim, head_dim) };
-                out.copy_from_slice(&tile.output[row * padded..][..head_dim]);
-            }
+    fn run<S: Simd>(mut self, s: S) {
+        self.scale_queries();
+        self.score(s);
+        let panels = self.task.panels();
+        let stride = self.task.stride();
+        for row in 0..self.task.rows() {
+            let (seen, first) = (self.task.seen(row), panels.start * 16);
+            let scores = &mut self.scores[row * stride..][..stride];
+            self.sums[row] = softmax(s, scores, seen.start - first, seen.end - first);
         }
+        self.weigh(s);
+        self.write();
     }
 }
 
-/// Up to six rows.
-struct Tile<'a> {
-    /// The positions that each row sees.
-    seen: [Range<usize>; TILE],
-    count: usize,
-    head_dim: usize,
-    padded: usize,
-    query: &'a mut [f32],
-    output: &'a mut [f32],
-    scores: &'a mut [f32],
-}
-
-impl Tile<'_> {
+// All rows meet a page of keys or values while it is near the processor.
+impl Attend<'_> {
     #[inline(always)]
-    fn attend<S: Simd>(&mut self, s: S, cache: &KvCache, head: usize) {
-        // Rows ascend in position: the first sees least to the right, the last least to the left.
-        let (front, back) = (self.seen[0].clone(), self.seen[self.count - 1].clone());
-        let (first, last) = (front.start / 16, back.end.div_ceil(16));
-        let stride = (last - first) * 16;
-        for segment in cache.segments(first..last) {
-            let panels = segment.panels.clone();
-            let keys = segment.keys(head, panels.start);
-            let w = F32Weights::new(keys, panels.len(), self.head_dim, segment.panel_stride(), 16);
-            let mut c = Block { values: &mut self.scores[(panels.start - first) * 16..], stride };
-            let a = Rows { values: self.query, stride: self.head_dim };
+    fn scale_queries(&mut self) {
+        let Attention { heads, head_dim, scale, .. } = *self.task.attention;
+        for (row, to) in self.query.chunks_exact_mut(head_dim.max(1)).enumerate() {
+            let (at, head) = self.task.place(row);
+            let query = &self.task.queries.row(at, heads * head_dim)[head * head_dim..][..head_dim];
+            to.iter_mut().zip(query).for_each(|(to, from)| *to = from * scale);
+        }
+    }
+
+    /// Scores of all positions of a page that a row sees any of.
+    #[inline(always)]
+    fn score<S: Simd>(&mut self, s: S) {
+        let (task, dim, panels) = (self.task, self.task.attention.head_dim, self.task.panels());
+        let stride = task.stride();
+        for segment in task.sequence.cache.segments(panels.clone()) {
+            let held = segment.panels.clone();
+            let sees = |row: &usize| task.seen(*row).end > held.start * 16 && task.seen(*row).start < held.end * 16;
+            let Some(first) = (0..task.rows()).find(sees) else { continue };
+            let count = (first..task.rows()).take_while(sees).count();
+            let keys = segment.keys(task.kv_head, held.start);
+            let w = F32Weights::new(keys, held.len(), dim, segment.panel_stride(), 16);
+            let a = Rows { values: &self.query[first * dim..], stride: dim };
+            let mut c = Block { values: &mut self.scores[first * stride + (held.start - panels.start) * 16..], stride };
             // SAFETY: `w` was made for these panels and dimensions.
-            unsafe { tile::multiply(s, a, w, self.count, 0..panels.len(), 0..self.head_dim, &mut c, true) };
+            unsafe { tile::multiply(s, a, w, count, 0..held.len(), 0..dim, &mut c, true) };
         }
-        let mut sums = [0.0; TILE];
-        for (row, sum) in sums[..self.count].iter_mut().enumerate() {
-            let (from, to) = (self.seen[row].start - first * 16, self.seen[row].end - first * 16);
-            *sum = softmax(s, &mut self.scores[row * stride..][..stride], from, to);
-        }
-        self.output[..self.count * self.padded].fill(0.0);
-        // Per row in ascending order: positions that it sees and the last row does not, those that all see, the rest.
-        let common = back.start..front.end.max(back.start);
-        for piece in 0..=2 * self.count {
-            let (row, count, positions) = match piece {
-                row if row < self.count => (row, 1, self.seen[row].start..self.seen[row].end.min(common.start)),
-                row if row == self.count => (0, self.count, common.start..front.end),
-                row => {
-                    let row = row - self.count - 1;
-                    (row, 1, self.seen[row].start.max(common.end)..self.seen[row].end)
-                }
+    }
+
+    /// Sums of values: for each row in ascending order of the positions that it sees.
+    #[inline(always)]
+    fn weigh<S: Simd>(&mut self, s: S) {
+        let (task, padded, panels) = (self.task, self.padded, self.task.panels());
+        let stride = task.stride();
+        self.output.fill(0.0);
+        for segment in task.sequence.cache.segments(panels.clone()) {
+            let held = segment.panels.start * 16..segment.panels.end * 16;
+            let part = |row: usize| {
+                let seen = task.seen(row);
+                held.start.max(seen.start)..held.end.min(seen.end)
             };
-            if positions.is_empty() {
-                continue;
-            }
-            for segment in cache.segments(positions.start / 16..positions.end.div_ceil(16)) {
-                let part = positions.start.max(segment.panels.start * 16)..positions.end.min(segment.panels.end * 16);
-                let panels = self.padded / 16;
-                let values = segment.values(head, part.start);
-                let w = F32Weights::new(values, panels, part.len(), 16, segment.position_stride());
-                let a = Rows { values: &self.scores[row * stride + part.start - first * 16..], stride };
-                let mut c = Block { values: &mut self.output[row * self.padded..], stride: self.padded };
-                // SAFETY: `w` was made for these panels and positions.
-                unsafe { tile::multiply(s, a, w, count, 0..panels, 0..part.len(), &mut c, false) };
+            let mut row = 0;
+            while row < task.rows() {
+                let positions = part(row);
+                let count = (row..task.rows()).take_while(|row| part(*row) == positions).count();
+                if !positions.is_empty() {
+                    let values = segment.values(task.kv_head, positions.start);
+                    let w = F32Weights::new(values, padded / 16, positions.len(), 16, segment.position_stride());
+                    let scores = &self.scores[row * stride + positions.start - panels.start * 16..];
+                    let mut c = Block { values: &mut self.output[row * padded..], stride: padded };
+                    let a = Rows { values: scores, stride };
+                    // SAFETY: `w` was made for these panels and positions.
+                    unsafe { tile::multiply(s, a, w, count, 0..padded / 16, 0..positions.len(), &mut c, false) };
+                }
+                row += count;
             }
         }
-        for (row, sum) in sums[..self.count].iter().enumerate() {
-            for value in &mut self.output[row * self.padded..][..self.head_dim] {
-                *value /= sum;
-            }
+    }
+
+    #[inline(always)]
+    fn write(&self) {
+        let Attention { heads, head_dim, .. } = *self.task.attention;
+        for (row, output) in self.output.chunks_exact(self.padded.max(1)).enumerate() {
+            let (at, head) = self.task.place(row);
+            // SAFETY: rows of the output were asserted to be in bounds and of one sequence only; this token under this
+            // head is this task's alone.
+            let out = unsafe { self.task.target.slice((at * heads + head) * head_dim, head_dim) };
+            out.iter_mut().zip(output).for_each(|(out, value)| *out = value / self.sums[row]);
         }
     }
 }

@@ -83,20 +83,20 @@ pub fn rms_norm(isa: Isa, x: &[f32], weight: &[f32], epsilon: f32, y: &mut [f32]
     });
 }
 
-/// `residual += delta`, then `y = rms_norm(residual)`: the step between two halves of a decoder layer.
+/// `sum = x + delta`, then `y = rms_norm(sum)`: the step between two halves of a decoder layer.
 ///
 /// # Panics
 /// As [`rms_norm`].
-pub fn add_rms_norm(isa: Isa, residual: &mut [f32], delta: &[f32], weight: &[f32], epsilon: f32, y: &mut [f32]) {
-    assert_eq!(residual.len(), delta.len(), "residual and delta");
-    assert_eq!(residual.len(), y.len(), "residual and outputs");
+pub fn add_rms_norm(isa: Isa, x: &[f32], delta: &[f32], weight: &[f32], epsilon: f32, sum: &mut [f32], y: &mut [f32]) {
+    assert!(x.len() == delta.len() && x.len() == sum.len() && x.len() == y.len(), "inputs and outputs of one length");
+    assert!(x.len().is_multiple_of(weight.len().max(1)), "rows of {} in {} values", weight.len(), x.len());
     let y = Target(y.as_mut_ptr());
-    for_each_row(residual, weight.len(), |(row, residual)| {
-        let part = row * residual.len();
-        residual.iter_mut().zip(&delta[part..]).for_each(|(r, d)| *r += d);
-        // SAFETY: y is as long as the residual and borrowed until the end; each row is one call's.
-        let y = unsafe { y.slice(part, residual.len()) };
-        dispatch(isa, Norm { x: residual, weight, epsilon, y });
+    for_each_row(sum, weight.len(), |(row, sum)| {
+        let part = row * sum.len();
+        sum.iter_mut().zip(x[part..].iter().zip(&delta[part..])).for_each(|(sum, (x, d))| *sum = x + d);
+        // SAFETY: y is as long as the sum and borrowed until the end; each row is one call's.
+        let y = unsafe { y.slice(part, sum.len()) };
+        dispatch(isa, Norm { x: sum, weight, epsilon, y });
     });
 }
 
@@ -179,8 +179,13 @@ impl Kernel for NormInPlace<'_> {
 pub fn swiglu(isa: Isa, gate: Rows<'_>, up: Rows<'_>, width: usize, out: &mut [f32]) {
     assert!(out.len().is_multiple_of(width.max(1)), "rows of {width} in {} values", out.len());
     for_each_row(out, width, |(row, out)| {
-        dispatch(isa, SwiGlu { gate: gate.row(row, width), up: up.row(row, width), out });
+        swiglu_row(isa, gate.row(row, width), up.row(row, width), out);
     });
+}
+
+/// [`swiglu`] of one row.
+pub(crate) fn swiglu_row(isa: Isa, gate: &[f32], up: &[f32], out: &mut [f32]) {
+    dispatch(isa, SwiGlu { gate, up, out });
 }
 
 struct SwiGlu<'a> {
@@ -346,11 +351,11 @@ mod tests {
     fn the_fused_norm_is_sum_then_norm() {
         let mut rng = rng(12);
         let (x, delta, weight) = (uniform(&mut rng, 300), uniform(&mut rng, 300), uniform(&mut rng, 100));
-        let (mut residual, mut y, mut expected) = (x.clone(), vec![0.0; 300], vec![0.0; 300]);
-        add_rms_norm(Isa::best(), &mut residual, &delta, &weight, 1e-6, &mut y);
+        let (mut fused, mut y, mut expected) = (vec![0.0; 300], vec![0.0; 300], vec![0.0; 300]);
+        add_rms_norm(Isa::best(), &x, &delta, &weight, 1e-6, &mut fused, &mut y);
         let sum: Vec<f32> = x.iter().zip(&delta).map(|(a, b)| a + b).collect();
         rms_norm(Isa::best(), &sum, &weight, 1e-6, &mut expected);
-        assert_eq!((residual, y), (sum, expected));
+        assert_eq!((fused, y), (sum, expected));
     }
 
     #[test]

@@ -46,6 +46,12 @@ impl AttentionShape {
 }
 
 impl AttentionShape {
+    /// As our own kernels want it.
+    pub fn attention(&self) -> cpu::Attention {
+        let AttentionShape { heads, key_value_heads: kv_heads, head_dim, window } = *self;
+        cpu::Attention { heads, kv_heads, head_dim, scale: self.scale() as f32, window }
+    }
+
     /// Queries, keys and values of a token side by side.
     pub fn qkv_width(&self) -> usize {
         (self.heads + 2 * self.key_value_heads) * self.head_dim
@@ -147,6 +153,12 @@ pub struct Part {
 /// A linear layer whose weights never change: `x` `[tokens, in]` to `[tokens, out]`.
 pub trait FrozenLinear: Debug + Send + Sync {
     fn forward(&self, x: &Tensor) -> Result<Tensor>;
+
+    /// [`Kernels::swiglu`] of what `forward` gives, which is never in memory as a whole; nothing from layers that compute
+    /// the one after the other.
+    fn gated(&self, _x: &Tensor) -> Result<Option<Tensor>> {
+        Ok(None)
+    }
 
     /// The weights `[outputs, in]` of some outputs: where a head is the embedding table as well, the same memory serves
     /// both.

@@ -4,9 +4,7 @@ mod backward;
 mod quantized;
 
 use super::{Angles, AttentionShape, FrozenLinear, Kernels, LayerCache, Matrix, Packing, Part, Turned};
-use crate::model::cpu::{
-    self, Attention, Format, Heads, Isa, KvCache, PackedLinear, Queries, Rotary, RotaryLayout, Rows,
-};
+use crate::model::cpu::{self, Format, Heads, Isa, KvCache, PackedLinear, Queries, Rotary, RotaryLayout, Rows};
 use crate::model::files::Precision;
 use candle_core::quantized::GgmlDType;
 use candle_core::{CpuStorage, DType, Device, Layout, Result, Storage, Tensor};
@@ -97,11 +95,8 @@ impl Native {
 impl FrozenLinear for Linear {
     fn forward(&self, x: &Tensor) -> Result<Tensor> {
         let (rows, _) = x.dims2()?;
-        let mut y = vec![0.0; rows * self.packed.out()];
-        with(x, |x| {
-            self.packed.forward(self.isa, x, rows, &mut y);
-            Ok(())
-        })?;
+        // SAFETY: a product assigns all its outputs.
+        let y = unsafe { made_of(x, rows * self.packed.out(), |x, y| self.packed.forward(self.isa, x, rows, y)) }?;
         tensor(y, (rows, self.packed.out()))
     }
 
@@ -155,25 +150,25 @@ impl Kernels for Native {
     }
 
     fn rms_norm(&self, x: &Tensor, weight: &Tensor, eps: f32) -> Result<Tensor> {
-        let mut y = vec![0.0; x.elem_count()];
-        with(x, |x| {
-            with(weight, |weight| {
-                cpu::rms_norm(self.isa, x, weight, eps, &mut y);
-                Ok(())
-            })
+        let y = with(weight, |weight| {
+            // SAFETY: a norm assigns all its outputs.
+            unsafe { made_of(x, x.elem_count(), |x, y| cpu::rms_norm(self.isa, x, weight, eps, y)) }
         })?;
         tensor(y, x.dims())
     }
 
     fn add_rms_norm(&self, x: &Tensor, delta: &Tensor, weight: &Tensor, eps: f32) -> Result<(Tensor, Tensor)> {
-        let mut sum = with(x, |x: &[f32]| Ok(x.to_vec()))?;
-        let mut y = vec![0.0; sum.len()];
-        with(delta, |delta| {
-            with(weight, |weight| {
-                cpu::add_rms_norm(self.isa, &mut sum, delta, weight, eps, &mut y);
-                Ok(())
-            })
-        })?;
+        let norm = |delta: &[f32], weight: &[f32], sum: &mut [f32]| {
+            // SAFETY: norms, and before them the sums, are all assigned.
+            unsafe { made_of(x, x.elem_count(), |x, y| cpu::add_rms_norm(self.isa, x, delta, weight, eps, sum, y)) }
+        };
+        let mut y = Vec::new();
+        let both = |sum: &mut [f32]| {
+            y = with(delta, |delta| with(weight, |weight| norm(delta, weight, sum)))?;
+            Ok(())
+        };
+        // SAFETY: as above.
+        let sum = unsafe { written(x.elem_count(), both) }?;
         Ok((tensor(sum, x.dims())?, tensor(y, x.dims())?))
     }
 
@@ -189,16 +184,20 @@ impl Kernels for Native {
         packing: &Packing,
         kept: &mut [Option<&mut LayerCache>],
     ) -> Result<Tensor> {
-        let AttentionShape { heads, key_value_heads: kv_heads, head_dim, window } = *shape;
-        let (width, stride) = (heads * head_dim, shape.qkv_width());
-        let mut qkv = with(&qkv, |qkv: &[f32]| Ok(qkv.to_vec()))?;
+        let (width, stride) = (shape.heads * shape.head_dim, shape.qkv_width());
+        let mut qkv = with(&qkv, copied)?;
         self.turn(&mut qkv, turned, shape)?;
         let caches = self.append(&qkv, shape, packing, kept)?;
         let queries = |(cache, run): (_, &super::Run)| Queries { cache, rows: run.rows.clone(), first: run.start };
         let sequences: Vec<Queries<'_>> = caches.iter().zip(packing.runs()).map(queries).collect();
-        let attention = Attention { heads, kv_heads, head_dim, scale: shape.scale() as f32, window };
-        let mut out = vec![0.0; packing.tokens() * width];
-        attention.forward(self.isa, Rows { values: &qkv, stride }, &sequences, &mut out);
+        let queries = Rows { values: &qkv, stride };
+        // SAFETY: the runs name all rows of the output.
+        let out = unsafe {
+            written(packing.tokens() * width, |out| {
+                shape.attention().forward(self.isa, queries, &sequences, out);
+                Ok(())
+            })
+        }?;
         for (kept, cache) in kept.iter_mut().zip(caches) {
             if let Some(kept) = kept {
                 **kept = LayerCache::Native(cache);
@@ -210,12 +209,12 @@ impl Kernels for Native {
     fn swiglu(&self, gate_up: &Tensor) -> Result<Tensor> {
         let (rows, both) = gate_up.dims2()?;
         let width = both / 2;
-        let mut y = vec![0.0; rows * width];
-        with(gate_up, |values: &[f32]| {
+        let gate = |values: &[f32], y: &mut [f32]| {
             let half = |from: usize| Rows { values: values.get(from..).unwrap_or(&[]), stride: both };
-            cpu::swiglu(self.isa, half(0), half(width), width, &mut y);
-            Ok(())
-        })?;
+            cpu::swiglu(self.isa, half(0), half(width), width, y);
+        };
+        // SAFETY: all gated values are assigned.
+        let y = unsafe { made_of(gate_up, rows * width, gate) }?;
         tensor(y, (rows, width))
     }
 }
@@ -307,6 +306,57 @@ fn lend<T: Value, R>(tensors: &[Tensor], f: impl FnOnce(&[&[T]]) -> Result<R>) -
     let held: Vec<_> = tensors.iter().map(Tensor::storage_and_layout).collect();
     let slices: Vec<&[T]> = held.iter().map(|(storage, layout)| values(storage, layout)).collect::<Result<_>>()?;
     f(&slices)
+}
+
+/// A vector of `len` values that `fill` assigns: large ones are not filled with zeros before, by one thread, which costs
+/// as much as some of the kernels.
+///
+/// # Safety
+/// Where it gives no error, `fill` has assigned all values; it reads none that it has not assigned.
+unsafe fn written(len: usize, fill: impl FnOnce(&mut [f32]) -> Result<()>) -> Result<Vec<f32>> {
+    let mut values = Vec::with_capacity(len);
+    // SAFETY: there is room for so many values; floats have no invalid contents, and the caller sees to it that nothing
+    // is read before it is written.
+    let all = unsafe { std::slice::from_raw_parts_mut(values.as_mut_ptr(), len) };
+    if cfg!(test) {
+        // So that a test sees what was forgotten.
+        all.fill(f32::NAN);
+    }
+    fill(all)?;
+    // SAFETY: the caller's contract.
+    unsafe { values.set_len(len) };
+    Ok(values)
+}
+
+/// Like [`written`], of a tensor's values.
+///
+/// # Safety
+/// `kernel` assigns all `len` values, and reads none before.
+unsafe fn made_of(x: &Tensor, len: usize, kernel: impl FnOnce(&[f32], &mut [f32])) -> Result<Vec<f32>> {
+    let fill = |y: &mut [f32]| {
+        with(x, |x| {
+            kernel(x, y);
+            Ok(())
+        })
+    };
+    // SAFETY: the caller's contract.
+    unsafe { written(len, fill) }
+}
+
+/// A copy, made by several threads.
+fn copied(values: &[f32]) -> Result<Vec<f32>> {
+    const PART: usize = 1 << 14;
+    let copy = |all: &mut [f32]| {
+        match values.len() <= 2 * PART {
+            true => all.copy_from_slice(values),
+            false => {
+                all.par_chunks_mut(PART).zip(values.par_chunks(PART)).for_each(|(to, from)| to.copy_from_slice(from))
+            }
+        }
+        Ok(())
+    };
+    // SAFETY: every value is copied.
+    unsafe { written(values.len(), copy) }
 }
 
 /// A tensor that takes the values over.

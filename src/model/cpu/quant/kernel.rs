@@ -22,7 +22,7 @@ const AHEAD: usize = 2048;
 /// Rows up to which a panel is not worth being expanded.
 const FEW: usize = 4;
 /// Blocks that are expanded at once: with the rows that meet them they stay in the first-level cache.
-const EXPANDED: usize = 48;
+const EXPANDED: usize = 24;
 /// Lines of an expanded block.
 pub(super) const EXPANDED_LINES: usize = 10;
 
@@ -330,7 +330,7 @@ impl<L: Lanes> OfPanel<L> {
     unsafe fn direct<W: Weights>(self) {
         in_tiles!(self.rows, 4, |row, M| {
             // SAFETY: the caller's contract.
-            unsafe { self.from_row(row).run::<W, M>() }
+            unsafe { self.at_row(row).run::<W, M>() }
         });
     }
 
@@ -350,7 +350,7 @@ impl<L: Lanes> OfPanel<L> {
             let blocks = from * W::SHAPE.blocks..(from + units) * W::SHAPE.blocks;
             in_tiles!(self.rows, if L::BY_HAND && W::BY_HAND { 6 } else { 4 }, |row, M| {
                 // SAFETY: the caller's contract; the lines are those of these blocks.
-                unsafe { self.from_row(row).run_expanded::<W, M>(lines.as_ptr().cast(), blocks.clone()) }
+                unsafe { self.at_row(row).run_expanded::<W, M>(lines.as_ptr().cast(), blocks.clone()) }
             });
         }
     }
@@ -358,7 +358,7 @@ impl<L: Lanes> OfPanel<L> {
     /// # Safety
     /// There is such a row.
     #[inline(always)]
-    unsafe fn from_row(self, row: usize) -> Self {
+    unsafe fn at_row(self, row: usize) -> Self {
         // SAFETY: the caller's contract.
         unsafe {
             OfPanel {

@@ -175,7 +175,7 @@ impl QuantizedLinear {
         assert!(first + self.out <= stride, "{} outputs at {first} in rows of {stride}", self.out);
         assert_eq!(y.len(), m * stride, "outputs of [{m}, {stride}]");
         let target = Target(y.as_mut_ptr());
-        self.for_each_task(isa, x, m, 4, |x, rows, panels| {
+        self.for_each_task(isa, x, m, self.panels(), 4, |x, rows, panels| {
             self.for_each_part(panels, |part, panels, columns| {
                 // SAFETY: tasks and parts are disjoint and their columns within a row of `y`, which was asserted to have
                 // m of them; `y` is borrowed until `for_each_task` returns.
@@ -187,23 +187,62 @@ impl QuantizedLinear {
         });
     }
 
-    /// Rounds the inputs and shares the product out: some rows and some panels a task.
+    /// Whether it is two matrices with equally many outputs.
+    pub fn has_halves(&self) -> bool {
+        matches!(&self.parts[..], [first, second] if first.columns.len() == second.columns.len())
+    }
+
+    /// `y = silu(gate) * up` of a product whose first half of outputs are the gates; x is `[m, inner]`, y `[m, out / 2]`.
+    ///
+    /// # Panics
+    /// If x or y has another length, or there is no [`QuantizedLinear::has_halves`].
+    pub fn forward_gated(&self, isa: Isa, x: &[f32], m: usize, y: &mut [f32]) {
+        assert!(self.has_halves(), "gates and what they gate");
+        let (half, width) = (self.panels() / 2, self.out / 2);
+        assert_eq!(y.len(), m * width, "outputs of [{m}, {width}]");
+        let target = Target(y.as_mut_ptr());
+        self.for_each_task(isa, x, m, half, 4, |x, rows, panels| {
+            let (first, most) = (panels.start * LANES, panels.len() * LANES);
+            with_scratch(rows.len() * 2 * most, |values| {
+                let out = Target(values.as_mut_ptr());
+                for (at, from) in [(0, 0), (most, half)] {
+                    self.for_each_part(panels.start + from..panels.end + from, |part, panels, columns| {
+                        // SAFETY: the scratch has room for both halves of all rows.
+                        unsafe { self.product(isa, x, rows.clone(), part, panels, columns, out.from(at), 2 * most) };
+                    });
+                }
+                let count = most.min(width - first);
+                for (values, row) in values.chunks_exact(2 * most).zip(rows.clone()) {
+                    // SAFETY: tasks are disjoint, and their columns within a row of `y`.
+                    let y = unsafe { target.slice(row * width + first, count) };
+                    super::rows::swiglu_row(isa, &values[..count], &values[most..][..count], y);
+                }
+            });
+        });
+    }
+
+    /// Number of panels of all matrices.
+    fn panels(&self) -> usize {
+        self.parts.last().map_or(0, |part| part.panels.end)
+    }
+
+    /// Rounds the inputs and shares the product out: some rows and some of the first `panels` panels a task.
     fn for_each_task(
         &self,
         isa: Isa,
         x: &[f32],
         m: usize,
+        panels: usize,
         chunk: usize,
         task: impl Fn(&ByteRows, Range<usize>, Range<usize>) + Sync,
     ) {
         assert_eq!(x.len(), m * self.inner, "inputs of [{m}, {}]", self.inner);
-        let panels = self.parts.last().map_or(0, |part| part.panels.end);
         if m == 0 || panels == 0 {
             return;
         }
         let x = ByteRows::new(isa, x, self.inner);
         let serial = m * self.inner * self.out < SERIAL;
-        let grid = Grid::new(m, panels, 4, chunk, if serial { 1 } else { rayon::current_num_threads() });
+        let grid = Grid::new(m, panels, 6, chunk, if serial { 1 } else { rayon::current_num_threads() });
         let one = |at: usize| {
             let (rows, panels) = grid.task(at);
             task(&x, rows, panels);
@@ -273,7 +312,7 @@ impl Product for QuantizedLinear {
     }
 
     fn for_each_block(&self, isa: Isa, x: &[f32], m: usize, chunk: usize, consume: impl Fn(ProductBlock<'_>) + Sync) {
-        self.for_each_task(isa, x, m, chunk, |x, rows, panels| {
+        self.for_each_task(isa, x, m, self.panels(), chunk, |x, rows, panels| {
             self.for_each_part(panels, |part, panels, columns| {
                 let stride = columns.len();
                 with_scratch(rows.len() * stride, |values| {

@@ -2,7 +2,7 @@
 
 use super::super::testing::*;
 use super::*;
-use crate::model::cpu::{Path, label_nll};
+use crate::model::cpu::{Path, Rows, label_nll, swiglu};
 use candle_core::quantized::{GgmlDType, QTensor};
 use candle_core::{Device, Tensor};
 use proptest::prelude::*;
@@ -144,10 +144,14 @@ fn extreme_numbers_on_all_paths() {
             let mut weights = vec![0.0; inner];
             layer.row(0, &mut weights);
             for sign in [1.0, -1.0] {
-                let x = vec![sign; inner];
-                let y = same_on_all_paths(|isa| forward(&layer, isa, &x, 1));
                 let exact: f64 = weights.iter().map(|w| f64::from(*w * sign)).sum();
-                assert!((f64::from(y[0]) - exact).abs() <= 1e-6 * exact.abs(), "{kind:?} {byte:x}: {y:?}, {exact}");
+                for m in [1, 11] {
+                    let x = vec![sign; m * inner];
+                    for y in same_on_all_paths(|isa| forward(&layer, isa, &x, m)) {
+                        let error = (f64::from(y) - exact).abs();
+                        assert!(error <= 1e-6 * exact.abs(), "{kind:?} {byte:x}: {y}, {exact}");
+                    }
+                }
             }
         }
     }
@@ -207,6 +211,30 @@ fn matrices_of_several_types_side_by_side() {
             column += case.out;
         }
         assert!(y.chunks(stride).all(|y| y[..first].iter().chain(&y[first + column..]).all(|y| *y == -1.0)));
+    }
+}
+
+#[test]
+fn gates_are_the_same_without_the_product_in_memory() {
+    let mut rng = rng(69);
+    for (kind, out, m) in [(QuantType::Q4_1, 37, 1), (QuantType::Q4_1, 320, 23), (QuantType::Q8_0, 16, 7)] {
+        let (inner, gates) = (64, Case::new(&mut rng, kind, out, 64));
+        let up = Case::new(&mut rng, QuantType::Q5_0, out, inner);
+        let layer = QuantizedLinear::pack(&[gates.matrix(), up.matrix()], inner);
+        let bias = uniform(&mut rng, 2 * out);
+        assert!(layer.has_halves() && !gates.layer(inner).has_halves());
+        let layer = layer.with_bias(bias);
+        let x = inputs(&mut rng, m * inner);
+        let both = forward(&layer, Isa::best(), &x, m);
+        let half = |from: usize| Rows { values: &both[from..], stride: 2 * out };
+        let mut expected = vec![f32::NAN; m * out];
+        swiglu(Isa::best(), half(0), half(out), out, &mut expected);
+        let got = same_on_all_paths(|isa| {
+            let mut y = vec![f32::NAN; m * out];
+            layer.forward_gated(isa, &x, m, &mut y);
+            y
+        });
+        assert_eq!(bits(&got), bits(&expected), "{kind:?} {out} {m}");
     }
 }
 

@@ -1,7 +1,7 @@
 //! Gradients by our own kernels.
 
-use super::{Linear, Native, tensor, with};
-use crate::model::cpu::{self, Attention, Heads, Isa, LowRank, LowRankGradient};
+use super::{Linear, Native, copied, made_of, tensor, with};
+use crate::model::cpu::{self, Heads, Isa, LowRank, LowRankGradient};
 use crate::model::kernels::{Angles, AttentionShape, Backward, Dropout, LowRankUpdate, Packing, Turned};
 use candle_core::{CpuStorage, InplaceOp1, Layout, Result, Tensor};
 use rayon::prelude::*;
@@ -16,11 +16,9 @@ impl Linear {
 
     pub(super) fn input_gradient(&self, dy: &Tensor) -> Result<Tensor> {
         let (rows, _) = dy.dims2()?;
-        let mut dx = vec![0.0; rows * self.packed.inner()];
-        with(dy, |dy| {
-            self.transposed().forward(self.isa, dy, rows, &mut dx);
-            Ok(())
-        })?;
+        let product = |dy: &[f32], dx: &mut [f32]| self.transposed().forward(self.isa, dy, rows, dx);
+        // SAFETY: a product assigns all its outputs.
+        let dx = unsafe { made_of(dy, rows * self.packed.inner(), product) }?;
         tensor(dx, (rows, self.packed.inner()))
     }
 
@@ -65,15 +63,13 @@ impl Backward for Native {
         packing: &Packing,
         d_out: &Tensor,
     ) -> Result<Tensor> {
-        let AttentionShape { heads, key_value_heads: kv_heads, head_dim, window } = *shape;
-        let attention = Attention { heads, kv_heads, head_dim, scale: shape.scale() as f32, window };
         let sequences = whole_sequences(packing)?;
         let d = with(qkv, |raw: &[f32]| {
-            let mut qkv = raw.to_vec();
+            let mut qkv = copied(raw)?;
             self.turn(&mut qkv, turned, shape)?;
             let mut d = vec![0.0; qkv.len()];
             with(d_out, |d_out| {
-                cpu::attention_backward(self.isa, &attention, &qkv, d_out, &sequences, &mut d);
+                cpu::attention_backward(self.isa, &shape.attention(), &qkv, d_out, &sequences, &mut d);
                 Ok(())
             })?;
             self.turn_back(raw, &mut d, turned, shape)?;
@@ -100,7 +96,7 @@ impl Backward for Native {
 
     fn dropout(&self, x: &Tensor, dropout: &Dropout<'_>) -> Result<Tensor> {
         let (_, width) = x.dims2()?;
-        let mut y = with(x, |x: &[f32]| Ok(x.to_vec()))?;
+        let mut y = with(x, copied)?;
         y.par_chunks_exact_mut(width.max(1)).enumerate().with_min_len(32).for_each_init(
             || vec![0.0; width],
             |factors, (token, row)| {

@@ -141,12 +141,20 @@ impl Quantized {
 impl FrozenLinear for Quantized {
     fn forward(&self, x: &Tensor) -> Result<Tensor> {
         let (rows, _) = x.dims2()?;
-        let mut y = vec![0.0; rows * self.out];
-        with(x, |x| {
-            self.product(x, rows, &mut y);
-            Ok(())
-        })?;
+        // SAFETY: the pieces' products assign all outputs.
+        let y = unsafe { super::made_of(x, rows * self.out, |x, y| self.product(x, rows, y)) }?;
         tensor(y, (rows, self.out))
+    }
+
+    fn gated(&self, x: &Tensor) -> Result<Option<Tensor>> {
+        let [Piece::Quantized(layer)] = &self.pieces[..] else { return Ok(None) };
+        if !layer.has_halves() {
+            return Ok(None);
+        }
+        let (rows, _) = x.dims2()?;
+        // SAFETY: all gated values are assigned.
+        let y = unsafe { super::made_of(x, rows * (self.out / 2), |x, y| layer.forward_gated(self.isa, x, rows, y)) }?;
+        tensor(y, (rows, self.out / 2)).map(Some)
     }
 
     fn rows(&self, outputs: &[u32]) -> Result<Tensor> {
