@@ -11,6 +11,7 @@
 //! their fields to the columns that they add, is in [`Writing`]; a [`Prompt`] is a template whose inputs are columns.
 //! The smallest operator: `initial_prediction.rs`.
 
+mod again;
 mod calls;
 mod driver;
 #[cfg(test)]
@@ -20,13 +21,17 @@ pub mod extract_code;
 mod helper;
 pub mod initial_prediction;
 mod input;
+mod judge;
 mod line;
+pub mod min_change;
 #[cfg(test)]
 mod operator_tests;
+pub mod paraphrase;
 mod prompt;
 pub mod self_sample;
 pub mod settings;
 mod single;
+pub mod style_transfer;
 mod task;
 pub mod teacher_generate;
 #[cfg(test)]

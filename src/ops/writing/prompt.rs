@@ -17,8 +17,6 @@ use std::sync::{Arc, OnceLock};
 
 /// The optional port of examples, and the input of a template that takes them.
 const EXAMPLES: &str = "examples";
-/// The column of an example's answer, for templates that do not take examples themselves.
-const ANSWER: &str = "response";
 /// More examples than that are a mistake: all of them stand in every prompt.
 const MOST_EXAMPLES: usize = 64;
 
@@ -114,7 +112,10 @@ impl Prompt {
                     cx.need_column(examples, column, "string", text, span.unwrap_or(writing.span())).is_some()
                 }),
                 None => {
-                    let answer = cx.need_column(examples, ANSWER, "string", is_string, examples.span).is_some();
+                    let shown = writing.shown();
+                    // By default nobody has named it, and the port is where to look.
+                    let span = if shown.span == writing.span() { examples.span } else { shown.span };
+                    let answer = cx.need_column(examples, &shown.value, "string", is_string, span).is_some();
                     self.check(template, writing, own, examples, cx) && answer
                 }
             };
@@ -303,9 +304,10 @@ impl<'a> Bound<'a> {
     fn turns_of(&self, batch: &RecordBatch, row: usize) -> Result<Vec<(String, String)>, Failure> {
         let mut turns = self.render(&self.values(|column| cell(batch, row, column), &[])?)?;
         turns.retain(|(role, _)| role != "system");
-        match cell(batch, row, ANSWER) {
+        let shown = &self.writing.shown().value;
+        match cell(batch, row, shown) {
             Value::String(answer) => turns.push(("assistant".into(), answer)),
-            _ => return Err(Failure::new("null-value", format!("`{ANSWER}` is null"))),
+            _ => return Err(Failure::new("null-value", format!("`{shown}` is null"))),
         }
         Ok(turns)
     }
@@ -359,7 +361,7 @@ fn named(row: &InRow, values: &BTreeMap<String, Value>) -> Row {
 }
 
 /// A cell as prompts show it: whole numbers without a fraction, in whatever type the column is.
-fn cell(batch: &RecordBatch, row: usize, column: &str) -> Value {
+pub(super) fn cell(batch: &RecordBatch, row: usize, column: &str) -> Value {
     /// Up to here every whole number is a float.
     const WHOLE: f64 = (1_u64 << 53) as f64;
     let Some(column) = batch.column_by_name(column) else { return Value::Null };

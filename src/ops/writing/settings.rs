@@ -125,6 +125,9 @@ pub const fn joined<const N: usize>(parts: &[&[FieldSpec]]) -> [FieldSpec; N] {
     all
 }
 
+/// Where the answer of an example stands, unless an operator says otherwise.
+const SHOWN: &str = "response";
+
 /// For estimates before rows are read: how much of `max-tokens` an answer uses.
 const TYPICAL_ANSWER: f64 = 0.25;
 /// For estimates: floating-point operations per second of a small machine.
@@ -149,6 +152,10 @@ pub struct Writing {
     system: Option<String>,
     /// Inputs of prompts, with the places of their names, and the columns that they are read from.
     inputs: IndexMap<String, (Span, Spanned<String>)>,
+    /// Inputs whose columns the operator reads itself.
+    reads: &'static [&'static str],
+    /// The column of an example's answer, for templates that do not take examples themselves.
+    shown: Spanned<String>,
     pub settings: Arc<Settings>,
     /// Where `max-tokens` is written, if it is.
     max_tokens: Option<Span>,
@@ -199,6 +206,8 @@ impl Writing {
             marker: fields.opt_str("marker").map_or_else(|| "Final Answer:".into(), |m| m.value),
             system: fields.opt_str("system").map(|s| s.value),
             inputs: fields.get("inputs").map(|_| fields.str_map("inputs")).unwrap_or_default(),
+            reads: &[],
+            shown: Spanned::new(SHOWN.into(), fields.span),
             settings: Arc::new(Settings {
                 max_tokens: max_tokens.clone().map_or(1024, natural),
                 temperature: fields.opt_float("temperature").map(|t| t.value),
@@ -216,6 +225,16 @@ impl Writing {
         })
     }
 
+    /// For operators that read columns of their own under names that `inputs` may give other columns.
+    pub fn reading(self, inputs: &'static [&'static str]) -> Self {
+        Self { reads: inputs, ..self }
+    }
+
+    /// For operators whose examples have their answer in another column than `response`.
+    pub fn shown_by(self, column: Spanned<String>) -> Self {
+        Self { shown: column, ..self }
+    }
+
     /// For operators that choose one of several answers.
     pub fn choosing(self) -> Self {
         Self { chosen: true, ..self }
@@ -230,6 +249,7 @@ impl Writing {
             "marker": self.marker,
             "system": self.system,
             "inputs": inputs,
+            "shown": self.shown.value,
             "settings": &*self.settings,
             "samples": self.samples,
             "keep_truncated": self.keep_truncated,
@@ -312,9 +332,10 @@ impl Writing {
             return true;
         }
         let read = prompts.iter().filter_map(|(p, own)| Some((p.template()?, own)));
-        let names: Vec<&str> = read
+        let mut names: Vec<&str> = read
             .flat_map(|(t, own)| t.inputs.iter().map(|i| i.name.as_str()).filter(|name| !own.contains(name)))
             .collect();
+        names.extend(self.reads);
         let mut sound = true;
         for (name, (span, _)) in self.inputs.iter().filter(|(name, _)| !names.contains(&name.as_str())) {
             let error = Diagnostic::error("unknown-input", format!("the prompt has no input `{name}`"));
@@ -358,6 +379,11 @@ impl Writing {
             Some((_, column)) => (&column.value, Some(column.span)),
             None => (input, None),
         }
+    }
+
+    /// The column of an example's answer, and where that is said.
+    pub(super) fn shown(&self) -> &Spanned<String> {
+        &self.shown
     }
 
     pub(super) fn span(&self) -> Span {
