@@ -10,8 +10,8 @@ pub fn template(name: &str) -> &'static Template {
     Template::built_in(name).unwrap_or_else(|| panic!("no built-in template is named `{name}`"))
 }
 
-/// The earlier conversation, what was answered, and the template's turn. It is another prompt, so that a teacher that
-/// decodes greedily answers something else.
+/// The earlier conversation, what was answered, and the template's turn. It is another prompt each time, so that no answer
+/// of the journal is taken for it and a teacher that decodes greedily may answer something else.
 pub fn again(ask: &Ask, answer: &str, template: &'static Template, values: &[(&str, &str)]) -> Result<Ask, Failure> {
     let values: BTreeMap<String, Value> = values.iter().map(|(name, v)| (name.to_string(), (*v).into())).collect();
     let turns = template.render(&values).map_err(|e| Failure::new("template", e.to_string()))?;

@@ -230,3 +230,6 @@ impl MinChange {
         sound
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -97,15 +97,8 @@ impl Operator for Paraphrase {
         drive(cx, self.writing.teacher(cx)?, &|row| {
             let response = row.need_text(column)?.trim().to_string();
             let ask = prompt.ask(row, 0, &[])?;
-            let task: Task<'_> = Box::new(Rewording {
-                op: self,
-                row: row.clone(),
-                response,
-                next: ask.clone(),
-                ask,
-                asked: 0,
-                bill: None,
-            });
+            let task: Task<'_> =
+                Box::new(Rewording { op: self, row: row.clone(), response, ask, asked: 0, bill: None });
             Ok(vec![task])
         })
     }
@@ -138,9 +131,8 @@ struct Rewording<'a> {
     op: &'a Paraphrase,
     row: InRow,
     response: String,
-    /// The first call, which later ones go on from.
+    /// The last call, or the one to begin with.
     ask: Ask,
-    next: Ask,
     asked: usize,
     /// What was answered so far, with the tokens of all calls.
     bill: Option<Answer>,
@@ -149,7 +141,7 @@ struct Rewording<'a> {
 impl RowTask for Rewording<'_> {
     fn next(&mut self, last: Vec<Outcome>) -> Step {
         let step = match one(last) {
-            None => Ok(Step::ask(self.next.clone())),
+            None => Ok(Step::ask(self.ask.clone())),
             Some(outcome) => outcome.and_then(|answer| self.judge(answer)),
         };
         step.unwrap_or_else(Step::Reject)
@@ -173,8 +165,8 @@ impl Rewording<'_> {
         self.bill = Some(answer);
         let mut values = vec![("marker", op.writing.marker.as_str()), ("task", op.writing.task.as_str())];
         values.extend(end.map(|end| ("ending", end)));
-        self.next = again(&self.ask, &text, op.again, &values)?;
-        Ok(Step::ask(self.next.clone()))
+        self.ask = again(&self.ask, &text, op.again, &values)?;
+        Ok(Step::ask(self.ask.clone()))
     }
 }
 
@@ -186,3 +178,6 @@ fn changed(expected: Option<&str>, found: Option<&str>, times: usize) -> Failure
     let message = format!("expected the end to stay {}, found {} (asked {times} times)", show(expected), show(found));
     Failure::new("answer-changed", message)
 }
+
+#[cfg(test)]
+mod tests;

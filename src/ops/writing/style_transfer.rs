@@ -188,3 +188,6 @@ impl Restyling<'_> {
         Ok(Step::Ready(vec![NewRow { output: usize::from(reason.is_some()), cells }]))
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,6 +1,7 @@
 //! A teacher for tests that answers as it is told to, in any order.
 
 use crate::exec::RunError;
+use crate::ops::testing_node::{Given, Node, Ran};
 use crate::store::Journal;
 use crate::teacher::{Answer, Ask, Failure, Finish, Outcome, Posted, Teacher, Usage};
 use serde_json::{Value, json};
@@ -113,4 +114,38 @@ impl Teacher for Scripted {
 /// A failure of one call.
 pub fn refused(ask: &Ask) -> Outcome {
     Err(Failure::new("refused", format!("will not answer {}", last_turn(ask))))
+}
+
+/// Runs a node with a teacher; gives what it gave and everything that was asked, in the order of the rows.
+pub fn asking(
+    kdl: &str,
+    inputs: &[Given],
+    script: impl Fn(&Ask) -> Outcome + Send + Sync + 'static,
+) -> (Ran, Vec<Ask>) {
+    let log: Arc<Mutex<Vec<Ask>>> = Arc::default();
+    let teacher = Arc::new(Scripted::new({
+        let log = log.clone();
+        move |ask: &Ask| {
+            log.lock().unwrap().push(ask.clone());
+            script(ask)
+        }
+    }));
+    let node = Node::asking(kdl, inputs, teacher).unwrap_or_else(|problems| panic!("{problems}"));
+    let ran = node.run(2).unwrap();
+    let mut asks = log.lock().unwrap().clone();
+    asks.sort_by_key(|ask| ask.row.id.clone());
+    (ran, asks)
+}
+
+/// What is said of a node that cannot be.
+pub fn problems(kdl: &str, inputs: &[Given]) -> String {
+    match Node::asking(kdl, inputs, Arc::new(Scripted::default())) {
+        Ok(node) => panic!("accepted: {:?}", node.operator),
+        Err(problems) => problems,
+    }
+}
+
+/// Id and reason of the rows in quarantine.
+pub fn rejected(ran: &Ran) -> Vec<(&str, &str)> {
+    ran.rejected.iter().map(|r| (&*r.id, r.reason)).collect()
 }

@@ -28,8 +28,8 @@ enum State {
     /// The code of the prediction is being copied out.
     Extracting,
     Correcting {
-        /// The first call of the correction, which later ones go on from.
-        first: Ask,
+        /// The last call.
+        ask: Ask,
         /// How often it was asked for again.
         again: usize,
     },
@@ -97,9 +97,9 @@ impl<'a> Correction<'a> {
         if let Some((input, _)) = values.iter().find(|(input, v)| *input == self.op.sees.value && v.is_null()) {
             return Err(Failure::new("null-value", format!("`{}` is null", self.op.column_of(input).0)));
         }
-        let first = self.prompts.correct.ask(&self.row, 0, &values)?;
-        self.state = State::Correcting { first: first.clone(), again: 0 };
-        Ok(Step::ask(first))
+        let ask = self.prompts.correct.ask(&self.row, 0, &values)?;
+        self.state = State::Correcting { ask: ask.clone(), again: 0 };
+        Ok(Step::ask(ask))
     }
 
     /// What the teacher is shown of a column.
@@ -131,7 +131,7 @@ impl<'a> Correction<'a> {
     }
 
     fn ask_again(&mut self, text: &str, words: &str) -> Result<Step, Failure> {
-        let State::Correcting { first, again: times } = &mut self.state else {
+        let State::Correcting { ask, again: times } = &mut self.state else {
             unreachable!("only corrections are looked through");
         };
         if *times == self.op.attempts {
@@ -140,7 +140,8 @@ impl<'a> Correction<'a> {
         }
         *times += 1;
         let values = [("leak", words), ("task", self.op.writing.task.as_str())];
-        Ok(Step::ask(again(first, text, self.op.again, &values)?))
+        *ask = again(ask, text, self.op.again, &values)?;
+        Ok(Step::ask(ask.clone()))
     }
 
     /// Code as a response.
