@@ -6,9 +6,13 @@ mod checks;
 mod common;
 mod damage;
 mod documents;
+// Unit tests use the rest of it.
+#[allow(dead_code)]
+mod faults;
 mod fetch;
 mod fmt;
 mod released;
+mod rewriting;
 mod runs;
 mod scale;
 mod scoring;

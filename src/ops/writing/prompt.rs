@@ -25,7 +25,7 @@ const MOST_EXAMPLES: usize = 64;
 pub enum Prompt {
     BuiltIn(&'static Template),
     /// An author's file, read when the pipeline is planned.
-    File(Spanned<PathBuf>, OnceLock<Template>),
+    File(Spanned<PathBuf>, Box<OnceLock<Template>>),
 }
 
 impl Prompt {
@@ -35,7 +35,7 @@ impl Prompt {
     }
 
     pub fn of_file(path: Spanned<PathBuf>) -> Self {
-        Self::File(path, OnceLock::new())
+        Self::File(path, Box::default())
     }
 
     /// What decides its text. Files are known by their content, which the plan adds.

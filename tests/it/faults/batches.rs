@@ -257,7 +257,7 @@ impl Batch {
 /// Good for days after 1970.
 fn rfc3339(seconds: u64) -> String {
     let (mut year, mut days) = (1970, seconds / 86_400);
-    let leap = |y: u64| (y % 4 == 0 && y % 100 != 0) || y % 400 == 0;
+    let leap = |y: u64| (y.is_multiple_of(4) && !y.is_multiple_of(100)) || y.is_multiple_of(400);
     while days >= 365 + u64::from(leap(year)) {
         days -= 365 + u64::from(leap(year));
         year += 1;

@@ -19,6 +19,8 @@ use std::time::Duration;
 #[derive(Debug, Clone, PartialEq)]
 pub enum Fault {
     None,
+    /// Nothing, and this is the answer.
+    Says(String),
     /// 429 without a word about how long.
     RateLimited,
     /// This status with these headers and an error.
@@ -340,6 +342,7 @@ fn message(api: Api, call: &Call, fault: &Fault) -> Value {
     let text = match fault {
         Fault::Empty => String::new(),
         Fault::Truncated => Teacher::answer(prompt).chars().take(6).collect(),
+        Fault::Says(text) => text.clone(),
         _ => Teacher::answer(prompt),
     };
     match api {
