@@ -20,7 +20,7 @@ pub static SPEC: OpSpec = OpSpec {
     name: "min-change",
     summary: "Has a teacher correct the target's own predictions with the fewest edits",
     doc: "\
-The minimum-change data of the method (section 1.2): text that is right, and of the target's own making as far as that \
+The minimum-change data of \"I Learn Better If You Speak My Language\": text that is right, and of the target's own making as far as that \
 goes. The teacher sees the question, the target's `initial_prediction`, worked examples of minimal corrections (none for \
 code), and what `sees` names: the human solution (`groundtruth`), the right answer (`gold`), or `nothing`. The released \
 data was made with the ground truth for GSM8K, the gold label for ECQA and nothing for MATH. Where the prediction is empty \

@@ -18,7 +18,7 @@ pub static SPEC: OpSpec = OpSpec {
     doc: "\
 Each response comes back in other words: the content and the mistakes are the same, and so are the marker and the answer \
 at the end. Two texts that differ in their wording alone show what wording does: with `split-by-ppl` the pairs of a \
-response and its paraphrase become the higher- and the lower-perplexity set of the method (section 1.2).
+response and its paraphrase become the higher- and the lower-perplexity set of \"I Learn Better If You Speak My Language\".
 
 The end of the response, from its last marker on, is looked for in what comes back: there it must stand as it was. For \
 `math` and `ecqa` another wording of the same answer behind the same marker (`72.` for `72`) will do, for `code` only the \

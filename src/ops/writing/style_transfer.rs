@@ -17,7 +17,7 @@ pub static SPEC: OpSpec = OpSpec {
     name: "style-transfer",
     summary: "Has the target rewrite human solutions in its own style, and keeps those whose answer is right",
     doc: "\
-The style-transferred ground truth of the method (section 1.2): the target is shown a question with its human solution and \
+The style-transferred ground truth of \"I Learn Better If You Speak My Language\": the target is shown a question with its human solution and \
 rewrites the solution the way it would answer itself. Two examples, rows of the port `examples` with the target's own \
 right answers, show it what that is: they stand before the row as turns, each with its question, its human solution and, \
 as the answer, the column that `own` names. `self-sample` makes such rows.
