@@ -184,7 +184,7 @@ impl Observer for Progress {
                 self.finished(&mut state, node.0, outcome, message.as_deref(), counts);
             }
             Event::RunFinished { .. } => self.clear(&mut state),
-            Event::NodeCached { .. } | Event::NodeSkipped { .. } => {}
+            Event::NodeCached { .. } | Event::NodeSkipped { .. } | Event::TeacherSpent(_) => {}
         }
     }
 }

@@ -146,7 +146,7 @@ pub static TEACHER: NodeSpec = NodeSpec {
         FieldSpec::new("base-url", STR, "Where the provider is reached, such as `http://localhost:8000/v1`"),
         FieldSpec::new("api-key", FieldKind::Records(API_KEY), "Where the key comes from: `api-key env=\"NAME\"`"),
         FieldSpec::new("organization", STR, "The organisation that pays, at providers that know several"),
-        FieldSpec::new("headers", FieldKind::Map(&STR), "Headers of every request; never a key"),
+        FieldSpec::new("headers", FieldKind::Map(&STR), "Headers of every request; never one that carries a key"),
         FieldSpec::new("body", STR, "Members of every request's body besides our own: a JSON object as text"),
         FieldSpec::new("batch", FieldKind::Bool, "Asks through the provider's batch API: cheaper, and slow"),
         FieldSpec::new(
@@ -157,9 +157,9 @@ pub static TEACHER: NodeSpec = NodeSpec {
         FieldSpec::new(
             "requests-per-minute",
             COUNT,
-            "Calls begun in a minute, where the provider's answers do not tell",
+            "Calls begun in a minute; fewer where the provider's answers say so",
         ),
-        FieldSpec::new("tokens-per-minute", COUNT, "Tokens in a minute, where the provider's answers do not tell"),
+        FieldSpec::new("tokens-per-minute", COUNT, "Tokens in a minute; fewer where the provider's answers say so"),
         FieldSpec::new(
             "timeout",
             FieldKind::Float { min: 0.1, max: 86_400.0 },

@@ -335,14 +335,28 @@ fn body(fields: &Fields, diagnostics: &mut Diagnostics) -> Option<serde_json::Ma
     }
 }
 
-/// Places of `api-key="..."` and `api-key "..."`.
+/// Headers that carry keys.
+const KEY_HEADERS: &[&str] =
+    &["authorization", "proxy-authorization", "x-api-key", "api-key", "x-goog-api-key", "cookie"];
+
+/// Places of `api-key="..."` and `api-key "..."`, and of headers that carry a key.
 fn literal_secrets(reader: &NodeReader<'_>) -> Vec<Span> {
     let value = |e: &Entry| e.value.span;
     let places = |w: &Written<'_>| match w {
         Written::Property(entry) => vec![value(entry)],
         Written::Child(node) => node.arguments().map(value).collect(),
     };
-    reader.written("api-key").iter().flat_map(places).collect()
+    let is_key = |name: &str| KEY_HEADERS.contains(&name.to_lowercase().as_str());
+    let header = |w: &Written<'_>| match w {
+        Written::Property(_) => Vec::new(),
+        Written::Child(node) => {
+            let properties = node.properties().filter(|(name, _)| is_key(&name.value)).map(|(_, e)| value(e));
+            let children = node.children.iter().flat_map(|block| &block.nodes).filter(|n| is_key(&n.name.value));
+            properties.chain(children.flat_map(|n| n.arguments().map(value))).collect()
+        }
+    };
+    let (keys, headers) = (reader.written("api-key"), reader.written("headers"));
+    keys.iter().flat_map(places).chain(headers.iter().flat_map(header)).collect()
 }
 
 fn literal_secret(span: Span) -> Diagnostic {

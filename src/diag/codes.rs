@@ -194,6 +194,21 @@ pub static CODES: &[Code] = &[
         "KDL 2 writes `#true`, `#false` and `#null`. In quotes they are strings.",
     ),
     code(
+        "batch-cancelled",
+        "A batch was cancelled at the provider",
+        "What it had answered is kept. Run again, and the other calls are sent anew.",
+    ),
+    code(
+        "batch-gone",
+        "A provider does not know a batch that was sent",
+        "The key may be of another account or project than the one that sent it: use that one's. Results are kept for about a month. Asked without `batch=#true`, the calls are made, and paid, again.",
+    ),
+    code(
+        "batch-refused",
+        "A provider refuses a batch",
+        "Nothing of it was asked. The message has the provider's words; without `batch=#true` calls are made one by one.",
+    ),
+    code(
         "budget-spent",
         "A teacher's budget does not cover the next call",
         "Nothing more was asked once the most that a call can cost no longer fitted. What was answered is kept: raise `budget` and run again, and only the rest is asked for.",

@@ -1,6 +1,7 @@
 //! What happens in a run, for `events.jsonl` and for who watches. Counted by the executor, not by operators.
 
 use crate::plan::{Fingerprint, NodeName};
+use crate::teacher::hosted::Spent;
 use serde::Serialize;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -54,6 +55,8 @@ pub enum Event<'a> {
         message: Option<String>,
         counts: Counts,
     },
+    /// At the end of a run: what it has spent on a hosted teacher.
+    TeacherSpent(&'a Spent),
     RunFinished {
         outcome: &'a str,
         seconds: f64,

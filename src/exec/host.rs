@@ -290,4 +290,12 @@ impl JournalStore for CountedJournal {
         self.count(entries.iter().map(|(k, _)| *k), true);
         Ok(())
     }
+
+    fn noted(&self, key: &[u8; 16]) -> Option<Vec<u8>> {
+        self.inner.get(key)
+    }
+
+    fn note(&self, entries: &[([u8; 16], Vec<u8>)]) -> Result<(), RunError> {
+        self.shared.note(self.inner.put(entries))
+    }
 }

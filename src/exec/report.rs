@@ -2,6 +2,7 @@
 
 use super::event::Counts;
 use crate::plan::{Fingerprint, NodeName};
+use crate::teacher::hosted::Spent;
 use indexmap::IndexMap;
 use serde::Serialize;
 use std::path::PathBuf;
@@ -21,6 +22,8 @@ pub struct RunReport {
     pub files: Vec<PathBuf>,
     /// Texts for the end of the run, in the order of the plan.
     pub presented: Vec<String>,
+    /// What was spent on hosted teachers.
+    pub teachers: Vec<Spent>,
 }
 
 /// How a node ended.

@@ -402,8 +402,10 @@ impl<'a> Run<'a> {
             nodes,
             files: Vec::new(),
             presented,
+            teachers: self.config.teachers.spent(),
         };
         report.files = self.folder.paths(&report);
+        report.teachers.iter().for_each(|spent| self.event(&Event::TeacherSpent(spent)));
         self.event(&Event::RunFinished {
             outcome: report.outcome(),
             seconds: report.seconds,

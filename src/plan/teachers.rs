@@ -6,6 +6,7 @@ use crate::diag::{Diagnostic, Diagnostics};
 use crate::graph::Graph;
 use crate::ops::{FieldKind, Recording};
 use crate::teacher;
+use crate::teacher::hosted::{as_of, price};
 use indexmap::IndexMap;
 use serde_json::json;
 use std::collections::HashSet;
@@ -26,7 +27,9 @@ pub(super) fn describe(
     let declared = graph.pipeline.teachers.iter().filter(|(name, _)| used.contains(*name));
     let one = |(name, decl): (&String, &TeacherDecl)| {
         let info = match &decl.source {
-            TeacherSource::Hosted(hosted) => Some(plain(decl, hosted_digest(hosted))),
+            TeacherSource::Hosted(hosted) => {
+                priced(decl, hosted, diagnostics).then(|| plain(decl, hosted_digest(hosted)))
+            }
             TeacherSource::Local { model } => local(graph, decl, &model.value, known, env, diagnostics),
             TeacherSource::Replay(replay) => recorded(decl, replay, env, diagnostics),
         };
@@ -50,6 +53,22 @@ fn plain(decl: &TeacherDecl, digest: String) -> TeacherInfo {
 
 fn hash(value: &serde_json::Value) -> String {
     blake3::hash(value.to_string().as_bytes()).to_hex().to_string()
+}
+
+/// A budget in money means nothing without a price.
+fn priced(decl: &TeacherDecl, hosted: &Hosted, diagnostics: &mut Diagnostics) -> bool {
+    let sound = hosted.budget.money.is_none() || price(hosted).is_some();
+    if !sound {
+        diagnostics.push(
+            Diagnostic::error(
+                "no-price",
+                format!("teacher `{}` has a budget in money, and the price of its model is not known", decl.name),
+            )
+            .at(hosted.model.span, format!("not in the table of prices of {}", as_of()))
+            .help("say what a million tokens cost in US dollars: `price input=0.5 output=1.5`"),
+        );
+    }
+    sound
 }
 
 /// Keys, limits and budgets are no part of it, nor whether calls go in batches.

@@ -32,6 +32,14 @@ pub struct Journal {
 pub trait JournalStore: Send + Sync {
     fn get(&self, key: &[u8; 16]) -> Option<Vec<u8>>;
     fn put(&self, entries: &[([u8; 16], Vec<u8>)]) -> Result<(), RunError>;
+    /// Like [`get`](Self::get), of something that is no finished row.
+    fn noted(&self, key: &[u8; 16]) -> Option<Vec<u8>> {
+        self.get(key)
+    }
+    /// Like [`put`](Self::put), of something that is no finished row.
+    fn note(&self, entries: &[([u8; 16], Vec<u8>)]) -> Result<(), RunError> {
+        self.put(entries)
+    }
 }
 
 impl Journal {
@@ -47,6 +55,16 @@ impl Journal {
     /// Records finished results durably; when it returns they outlive a kill.
     pub fn put(&self, entries: &[([u8; 16], Vec<u8>)]) -> Result<(), RunError> {
         self.inner.put(entries)
+    }
+
+    /// What [`note`](Self::note) recorded.
+    pub fn noted(&self, key: &[u8; 16]) -> Option<Vec<u8>> {
+        self.inner.noted(key)
+    }
+
+    /// Records durably what is no finished row, such as where work was handed on to.
+    pub fn note(&self, entries: &[([u8; 16], Vec<u8>)]) -> Result<(), RunError> {
+        self.inner.note(entries)
     }
 
     /// The key of a row: a hash of the cells that its result depends on, each with its length.

@@ -31,6 +31,18 @@ fn unresolved_reference() {
 }
 
 #[test]
+fn no_price() {
+    let teacher = |rest: &str| {
+        format!(
+            "teacher \"t\" kind=\"openai\" model=\"own\" {{ budget money=1; {rest}; }}\nrows \"r\"\n\
+             model \"m\" path=\"x\"\nscore \"a\" from=\"r\" model=\"m\" teacher=\"t\"\nsave \"s\" from=\"a\"\n"
+        )
+    };
+    assert_snapshot!(messages(&teacher("retries 3")));
+    assert!(!messages(&teacher("price input=1 output=2")).contains("no-price"));
+}
+
+#[test]
 fn unknown_output() {
     assert_snapshot!(messages(
         "rows \"r\"\nhalves \"h\" from=\"r\"\nsave \"a\" from=\"h.lowr\"\nsave \"b\" from=\"a\"\n"

@@ -46,36 +46,6 @@ impl Anthropic {
         let model = body["model"].as_str().unwrap_or(&self.model).to_string();
         Verdict::Answer(Answer { text, finish, model, usage: Usage::default(), cost: None })
     }
-
-    fn error(&self, status: u16, headers: &HeaderMap, said: &ApiError, whom: &Whom<'_>) -> Verdict {
-        if said.says(&["credit balance is too low"]) || said.is(&["billing_error"]) {
-            return whom.quota_spent(status, said);
-        }
-        if status == 400 && said.says(&["prompt is too long", "context window", "exceed context limit"]) {
-            return Verdict::row(
-                "too-long",
-                format!("the provider answered {status}: {}", whom.wire.quote(&said.message)),
-            );
-        }
-        // `temperature: ...`, `max_tokens: 9000 > 8192, ...`: the settings are the same for all rows.
-        let named =
-            |setting: &str| said.message.starts_with(&format!("{setting}:")) || said.says(&[&format!("`{setting}`")]);
-        if status == 400 && ["max_tokens", "temperature", "top_p", "top_k", "stop_sequences"].into_iter().any(named) {
-            return whom.settings_refused(said);
-        }
-        // Within a batch there is no status of its own.
-        let status = match said.kind.as_deref() {
-            Some("authentication_error") => 401,
-            Some("permission_error") => 403,
-            Some("not_found_error") => 404,
-            Some("request_too_large") => 413,
-            Some("rate_limit_error") => 429,
-            Some("overloaded_error") => 529,
-            Some("invalid_request_error") if status >= 500 => 400,
-            _ => status,
-        };
-        whom.status(status, headers, said)
-    }
 }
 
 impl Protocol for Anthropic {
@@ -114,15 +84,45 @@ impl Protocol for Anthropic {
 
     fn read(&self, ask: &Ask, reply: &Reply, whom: &Whom<'_>) -> Judged {
         if reply.status != 200 {
-            return self.error(reply.status, &reply.headers, &ApiError::read(&reply.body), whom).into();
+            return self.refused(reply.status, &reply.headers, &ApiError::read(&reply.body), whom).into();
         }
         let Ok(body @ Value::Object(_)) = serde_json::from_slice::<Value>(&reply.body) else {
             return whom.malformed(reply).into();
         };
         if body["type"] == "error" {
-            return self.error(500, &reply.headers, &ApiError::of(&body), whom).into();
+            return self.refused(500, &reply.headers, &ApiError::of(&body), whom).into();
         }
         Judged { verdict: self.answer(ask, &body), usage: usage(&body["usage"]) }
+    }
+
+    fn refused(&self, status: u16, headers: &HeaderMap, said: &ApiError, whom: &Whom<'_>) -> Verdict {
+        // Within a batch there is no status of its own.
+        let status = match said.kind.as_deref() {
+            Some("authentication_error") => 401,
+            Some("permission_error") => 403,
+            Some("not_found_error") => 404,
+            Some("request_too_large") => 413,
+            Some("rate_limit_error") => 429,
+            Some("overloaded_error") => 529,
+            Some("invalid_request_error") if status >= 500 => 400,
+            _ => status,
+        };
+        if said.says(&["credit balance is too low"]) || said.is(&["billing_error"]) {
+            return whom.quota_spent(status, said);
+        }
+        if status == 400 && said.says(&["prompt is too long", "context window", "exceed context limit"]) {
+            return Verdict::row(
+                "too-long",
+                format!("the provider answered {status}: {}", whom.wire.quote(&said.message)),
+            );
+        }
+        // `temperature: ...`, `max_tokens: 9000 > 8192, ...`: the settings are the same for all rows.
+        let named =
+            |setting: &str| said.message.starts_with(&format!("{setting}:")) || said.says(&[&format!("`{setting}`")]);
+        if status == 400 && ["max_tokens", "temperature", "top_p", "top_k", "stop_sequences"].into_iter().any(named) {
+            return whom.settings_refused(said);
+        }
+        whom.status(status, headers, said)
     }
 
     fn told(&self, headers: &HeaderMap) -> (Told, Told) {

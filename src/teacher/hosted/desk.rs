@@ -10,7 +10,7 @@ use super::verdict::{Judged, Verdict, Whom};
 use super::wire::{Reply, Trouble, Wire};
 use crate::config::Limits;
 use crate::exec::RunError;
-use crate::teacher::{Answer, Ask, Failure, Finish, Outcome, Posted};
+use crate::teacher::{Answer, Ask, Failure, Finish, Outcome, Posted, Usage};
 use reqwest::header::CONTENT_TYPE;
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -209,7 +209,7 @@ impl Desk {
         }
     }
 
-    async fn unless_ended<T>(&self, work: impl Future<Output = T>) -> Result<T, RunError> {
+    pub async fn unless_ended<T>(&self, work: impl Future<Output = T>) -> Result<T, RunError> {
         match first(self.end.come(), work).await {
             First::Left(error) => Err(error),
             First::Right(value) => Ok(value),
@@ -264,33 +264,45 @@ impl Desk {
             }
         };
         self.replies.fetch_add(1, Ordering::Relaxed);
-        let Judged { verdict, mut usage } = self.protocol.read(ask, &reply, &self.whom());
-        if let (Verdict::Answer(answer), None) = (&verdict, usage) {
-            usage = Some(guess(ask, &answer.text));
-        }
+        let judged = self.protocol.read(ask, &reply, &self.whom());
+        let busy = matches!(judged.verdict, Verdict::Wait { .. });
+        let (verdict, usage) = self.book(ask, judged, reply.status, Some(hold));
         let taken = usage.map(|u| (u.input_tokens + u.output_tokens) as f64);
         let (requests, tokens) = self.protocol.told(&reply.headers);
         self.gate.answered(estimate, taken, requests, tokens, now);
-        if !matches!(verdict, Verdict::Wait { .. }) {
+        if !busy {
             self.gate.accepted();
         }
-        match usage {
-            Some(usage) => hold.settle(&usage),
-            // An answer that cannot be read was written all the same.
-            None if reply.status == 200 && matches!(verdict, Verdict::Again { .. } | Verdict::Row(_)) => hold.lose(),
-            None => drop(hold),
+        verdict
+    }
+
+    /// Books what a call cost, and completes its answer. Without a hold nothing is booked.
+    pub fn book(&self, ask: &Ask, judged: Judged, status: u16, hold: Option<Hold>) -> (Verdict, Option<Usage>) {
+        let Judged { verdict, mut usage } = judged;
+        if let (Verdict::Answer(answer), None) = (&verdict, usage) {
+            usage = Some(guess(ask, &answer.text));
         }
-        match verdict {
+        match (usage, hold) {
+            (Some(usage), Some(hold)) => hold.settle(&usage),
+            // An answer that cannot be read was written all the same.
+            (None, Some(hold)) if status == 200 && matches!(verdict, Verdict::Again { .. } | Verdict::Row(_)) => {
+                hold.lose();
+            }
+            (_, hold) => drop(hold),
+        }
+        let verdict = match verdict {
             Verdict::Answer(answer) => {
                 let usage = usage.unwrap_or_default();
                 unless_empty(Answer { usage, cost: self.ledger.cost(&usage), ..answer })
             }
             other => other,
-        }
+        };
+        (verdict, usage)
     }
 }
 
-fn given_up(failure: Failure, tried: u32) -> Failure {
+/// The last failure of a call that was made this often.
+pub fn given_up(failure: Failure, tried: u32) -> Failure {
     match tried {
         0 | 1 => failure,
         _ => Failure::new(failure.reason, format!("{} (asked {tried} times)", failure.message)),
@@ -298,7 +310,7 @@ fn given_up(failure: Failure, tried: u32) -> Failure {
 }
 
 /// An answer of nothing is asked for once more, unless there was no room for one.
-pub fn unless_empty(answer: Answer) -> Verdict {
+fn unless_empty(answer: Answer) -> Verdict {
     if !answer.text.trim().is_empty() {
         return Verdict::Answer(answer);
     }

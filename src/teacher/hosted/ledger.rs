@@ -86,18 +86,19 @@ impl Ledger {
     /// Holds the most that a call can cost, waiting for others to settle if it has to. `Err` where nothing is open and
     /// it does not fit.
     pub async fn hold(self: &Arc<Self>, most: Usage) -> Result<Hold, RunError> {
-        let amount = Amount { tokens: most.input_tokens + most.output_tokens, money: self.cost(&most).unwrap_or(0.0) };
         loop {
             let mut freed = std::pin::pin!(self.freed.notified());
             freed.as_mut().enable();
-            if let Some(hold) = self.try_hold(amount)? {
+            if let Some(hold) = self.try_hold(most)? {
                 return Ok(hold);
             }
             freed.await;
         }
     }
 
-    fn try_hold(self: &Arc<Self>, amount: Amount) -> Result<Option<Hold>, RunError> {
+    /// Holds the most that a call can cost; `None` as long as others have to settle first.
+    pub fn try_hold(self: &Arc<Self>, most: Usage) -> Result<Option<Hold>, RunError> {
+        let amount = Amount { tokens: most.input_tokens + most.output_tokens, money: self.cost(&most).unwrap_or(0.0) };
         let mut books = self.books();
         let tokens = books.used.tokens + books.held.tokens + amount.tokens;
         let money = books.used.money + books.held.money + amount.money;
@@ -130,7 +131,6 @@ impl Ledger {
             .help("what was answered is kept: raise `budget` and run again, and only the rest is asked for")
     }
 
-    #[expect(dead_code)]
     /// Counts what was paid outside the budget: answers of a batch that an earlier run sent.
     pub fn collected(&self, usage: &Usage) {
         let cost = self.cost(usage);

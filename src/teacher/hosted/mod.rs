@@ -9,6 +9,7 @@
 //! Nothing here changes an answer: how fast, how often and in which order calls are made is not part of what is asked.
 
 mod anthropic;
+mod batch;
 mod desk;
 mod end;
 mod gate;
@@ -34,6 +35,7 @@ use crate::exec::{RunError, Stop};
 use crate::plan::TeacherInfo;
 use crate::store::Journal;
 use anthropic::Anthropic;
+use batch::{AnthropicBatches, Batches, Format, OpenAiBatches};
 use desk::{Desk, Line};
 use end::End;
 use gate::Gate;
@@ -53,6 +55,8 @@ const LOOK: Duration = Duration::from_millis(50);
 /// A writer behind an API.
 pub struct HostedTeacher {
     desk: Arc<Desk>,
+    /// Where calls go together.
+    batches: Option<Arc<Batches>>,
     office: Arc<Office>,
     scope: Value,
 }
@@ -72,9 +76,15 @@ impl HostedTeacher {
         look_up: &dyn Fn(&str) -> Option<String>,
     ) -> Result<Self, RunError> {
         let name = &info.decl.name;
-        let protocol: Arc<dyn Protocol> = match hosted.api {
-            Api::OpenAi => Arc::new(OpenAi::new(hosted)),
-            Api::Anthropic => Arc::new(Anthropic::new(hosted)),
+        let (protocol, format): (Arc<dyn Protocol>, Box<dyn Format>) = match hosted.api {
+            Api::OpenAi => {
+                let protocol = Arc::new(OpenAi::new(hosted));
+                (protocol.clone(), Box::new(OpenAiBatches(protocol)))
+            }
+            Api::Anthropic => {
+                let protocol = Arc::new(Anthropic::new(hosted));
+                (protocol.clone(), Box::new(AnthropicBatches(protocol)))
+            }
         };
         let price = price(hosted);
         if hosted.budget.money.is_some() && price.is_none() {
@@ -101,7 +111,8 @@ impl HostedTeacher {
             replies: AtomicU64::new(0),
         });
         office.handle().spawn(watch(Arc::downgrade(&desk), stop.clone()));
-        Ok(Self { desk, office, scope: scope(&info.digest) })
+        let batches = hosted.batch.then(|| Batches::new(desk.clone(), format, office.handle()));
+        Ok(Self { desk, batches, office, scope: scope(&info.digest) })
     }
 
     /// What the run has spent so far.
@@ -123,13 +134,22 @@ async fn watch(desk: Weak<Desk>, stop: Stop) {
 }
 
 impl Teacher for HostedTeacher {
-    fn submit(&self, calls: Vec<Posted>, _: &Arc<Journal>) -> Result<(), RunError> {
-        self.desk.submit(calls, self.office.handle())
+    fn submit(&self, calls: Vec<Posted>, journal: &Arc<Journal>) -> Result<(), RunError> {
+        match &self.batches {
+            Some(batches) => batches.submit(calls, journal),
+            None => self.desk.submit(calls, self.office.handle()),
+        }
+    }
+
+    fn flush(&self) {
+        if let Some(batches) = &self.batches {
+            batches.flush();
+        }
     }
 
     /// As many again wait in line, so that nobody idles while answers are noted.
     fn window(&self) -> usize {
-        self.desk.limits.concurrency * 2
+        self.batches.as_ref().map_or(self.desk.limits.concurrency * 2, |_| batch::WINDOW)
     }
 
     fn scope(&self) -> Option<Value> {

@@ -38,9 +38,13 @@ fn seconds(number: f64) -> Option<Duration> {
 
 /// From now, by the server's clock where it tells, to `point` in seconds since 1970.
 fn until(point: u64, headers: &HeaderMap) -> Duration {
-    let here = || SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs());
-    let now = text(headers, "date").and_then(http_date).unwrap_or_else(here);
+    let now = text(headers, "date").and_then(http_date).unwrap_or_else(self::now);
     Duration::from_secs(point.saturating_sub(now).min(LONGEST as u64))
+}
+
+/// Seconds since 1970.
+pub fn now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs())
 }
 
 fn span(text: &str) -> Option<Duration> {
@@ -80,8 +84,8 @@ fn http_date(text: &str) -> Option<u64> {
     point(year, month, day, time)
 }
 
-/// `2024-05-01T12:00:00Z`, also with a fraction or an offset.
-fn rfc3339(text: &str) -> Option<u64> {
+/// Seconds since 1970 of `2024-05-01T12:00:00Z`, also with a fraction or an offset.
+pub fn rfc3339(text: &str) -> Option<u64> {
     let (date, rest) = text.split_once('T')?;
     let mut numbers = date.splitn(3, '-').map(str::parse::<u64>);
     let (year, month, day) = (numbers.next()?.ok()?, numbers.next()?.ok()?, numbers.next()?.ok()?);

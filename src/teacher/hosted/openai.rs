@@ -62,36 +62,6 @@ impl OpenAi {
         let model = body["model"].as_str().unwrap_or(&self.model).to_string();
         Verdict::Answer(Answer { text, finish, model, usage: Usage::default(), cost: None })
     }
-
-    fn error(&self, status: u16, headers: &HeaderMap, said: &ApiError, whom: &Whom<'_>) -> Verdict {
-        if said.is(&["insufficient_quota", "billing_hard_limit_reached", "billing_not_active"]) {
-            return whom.quota_spent(status, said);
-        }
-        if said.is(&["model_not_found"]) {
-            return whom.not_found(status, said);
-        }
-        if said.is(&["context_length_exceeded", "exceed_context_size_error"]) || (status == 400 && said.says(TOO_LONG))
-        {
-            return Verdict::row(
-                "too-long",
-                format!("the provider answered {status}: {}", whom.wire.quote(&said.message)),
-            );
-        }
-        let filtered = said.is(&["content_filter", "content_policy_violation"]);
-        if filtered || (status == 403 && said.says(&["moderation", "flagged"])) {
-            return Verdict::row("refused", format!("the provider refused: {}", whom.wire.quote(&said.message)));
-        }
-        if status == 400 && said.is(&["unsupported_parameter", "unsupported_value", "unknown_parameter"]) {
-            let tokens = said.param.as_deref() == Some("max_tokens");
-            // Said once by every call that was on its way.
-            if tokens && !self.body.contains_key("max_tokens") {
-                self.completion_tokens.store(true, Ordering::Relaxed);
-                return Verdict::Rebuild;
-            }
-            return whom.settings_refused(said);
-        }
-        whom.status(status, headers, said)
-    }
 }
 
 const TOO_LONG: &[&str] =
@@ -157,7 +127,7 @@ impl Protocol for OpenAi {
 
     fn read(&self, ask: &Ask, reply: &Reply, whom: &Whom<'_>) -> Judged {
         if reply.status != 200 {
-            return self.error(reply.status, &reply.headers, &ApiError::read(&reply.body), whom).into();
+            return self.refused(reply.status, &reply.headers, &ApiError::read(&reply.body), whom).into();
         }
         let Ok(body @ Value::Object(_)) = serde_json::from_slice::<Value>(&reply.body) else {
             return whom.malformed(reply).into();
@@ -166,9 +136,39 @@ impl Protocol for OpenAi {
         if !body["error"].is_null() && body["choices"].is_null() {
             let said = ApiError::of(&body);
             let status = said.code.as_ref().and_then(|c| c.parse().ok()).filter(|s| (300..600).contains(s));
-            return self.error(status.unwrap_or(500), &reply.headers, &said, whom).into();
+            return self.refused(status.unwrap_or(500), &reply.headers, &said, whom).into();
         }
         Judged { verdict: self.answer(ask, &body), usage: usage(&body["usage"]) }
+    }
+
+    fn refused(&self, status: u16, headers: &HeaderMap, said: &ApiError, whom: &Whom<'_>) -> Verdict {
+        if said.is(&["insufficient_quota", "billing_hard_limit_reached", "billing_not_active"]) {
+            return whom.quota_spent(status, said);
+        }
+        if said.is(&["model_not_found"]) {
+            return whom.not_found(status, said);
+        }
+        if said.is(&["context_length_exceeded", "exceed_context_size_error"]) || (status == 400 && said.says(TOO_LONG))
+        {
+            return Verdict::row(
+                "too-long",
+                format!("the provider answered {status}: {}", whom.wire.quote(&said.message)),
+            );
+        }
+        let filtered = said.is(&["content_filter", "content_policy_violation"]);
+        if filtered || (status == 403 && said.says(&["moderation", "flagged"])) {
+            return Verdict::row("refused", format!("the provider refused: {}", whom.wire.quote(&said.message)));
+        }
+        if status == 400 && said.is(&["unsupported_parameter", "unsupported_value", "unknown_parameter"]) {
+            let tokens = said.param.as_deref() == Some("max_tokens");
+            // Said once by every call that was on its way.
+            if tokens && !self.body.contains_key("max_tokens") {
+                self.completion_tokens.store(true, Ordering::Relaxed);
+                return Verdict::Rebuild;
+            }
+            return whom.settings_refused(said);
+        }
+        whom.status(status, headers, said)
     }
 
     fn told(&self, headers: &HeaderMap) -> (Told, Told) {

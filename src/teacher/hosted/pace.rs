@@ -14,6 +14,14 @@ pub struct Pace {
     pub patience: Duration,
     /// How long calls on their way are waited for after a stop.
     pub grace: Duration,
+    /// How long a batch waits for more calls when there seem to be no more.
+    pub linger: Duration,
+    /// Between two looks at a batch, at first; half as long again each time.
+    pub look: Duration,
+    /// The longest time between two looks.
+    pub seldom: Duration,
+    /// How long a batch that was just made may be missing from the provider's list.
+    pub settle: Duration,
 }
 
 impl Default for Pace {
@@ -23,6 +31,10 @@ impl Default for Pace {
             longest: Duration::from_secs(30),
             patience: Duration::from_secs(3600),
             grace: Duration::from_secs(30),
+            linger: Duration::from_secs(1),
+            look: Duration::from_secs(5),
+            seldom: Duration::from_secs(60),
+            settle: Duration::from_secs(60),
         }
     }
 }

@@ -1,7 +1,7 @@
 //! What differs between providers.
 
 use super::gate::Told;
-use super::verdict::{Judged, Whom};
+use super::verdict::{ApiError, Judged, Verdict, Whom};
 use super::wire::Reply;
 use crate::teacher::{Ask, Usage};
 use reqwest::header::HeaderMap;
@@ -17,6 +17,8 @@ pub trait Protocol: Send + Sync {
     fn body(&self, ask: &Ask) -> Map<String, Value>;
     /// What is made of the answer to a call. The usage of an answer is filled in by the caller.
     fn read(&self, ask: &Ask, reply: &Reply, whom: &Whom<'_>) -> Judged;
+    /// What an answer that is no success means.
+    fn refused(&self, status: u16, headers: &HeaderMap, said: &ApiError, whom: &Whom<'_>) -> Verdict;
     /// What headers say of the limits of requests and of tokens.
     fn told(&self, headers: &HeaderMap) -> (Told, Told);
 }

@@ -28,6 +28,8 @@ pub enum BatchFault {
 pub struct State {
     files: HashMap<String, Vec<u8>>,
     batches: Vec<Batch>,
+    /// How many batches were to be made.
+    makes: usize,
 }
 
 struct Batch {
@@ -106,7 +108,8 @@ impl Shared {
             }
         };
         let Some(calls) = calls else { return error(400, "no calls") };
-        let fault = (self.batch_plan)(state.batches.len());
+        let fault = (self.batch_plan)(state.makes);
+        state.makes += 1;
         if fault == BatchFault::Refused {
             return error(400, "made to fail");
         }

@@ -94,8 +94,17 @@ impl Response {
         Self { delivery, ..self }
     }
 
-    /// Whether all of it was sent, and whether the connection goes on.
-    pub fn write(&self, mut stream: &TcpStream, done: &AtomicBool) -> (bool, bool) {
+    /// Whether all of it is to arrive, sooner or later.
+    pub fn arrives(&self) -> bool {
+        matches!(self.delivery, Delivery::Whole | Delivery::Drip)
+    }
+
+    pub fn keeps_connection(&self) -> bool {
+        self.delivery == Delivery::Whole
+    }
+
+    /// Whether all of it was sent.
+    pub fn write(&self, mut stream: &TcpStream, done: &AtomicBool) -> bool {
         let mut head = format!("HTTP/1.1 {} Answer\r\ncontent-length: {}\r\n", self.status, self.body.len());
         self.headers.iter().for_each(|(name, value)| head.push_str(&format!("{name}: {value}\r\n")));
         head.push_str("\r\n");
@@ -103,12 +112,12 @@ impl Response {
         let sent = match self.delivery {
             Delivery::Whole => {
                 bytes.extend_from_slice(&self.body);
-                let sent = stream.write_all(&bytes).is_ok();
-                return (sent, sent);
+                return stream.write_all(&bytes).is_ok();
             }
             Delivery::Cut => {
                 bytes.extend_from_slice(&self.body[..self.body.len() / 2]);
-                stream.write_all(&bytes).is_err()
+                let _ = stream.write_all(&bytes);
+                false
             }
             Delivery::Hangup => false,
             Delivery::Drip => {
@@ -120,6 +129,6 @@ impl Response {
             }
         };
         let _ = stream.shutdown(Shutdown::Both);
-        (sent && self.delivery == Delivery::Drip, false)
+        sent
     }
 }

@@ -247,11 +247,16 @@ impl Shared {
             self.most_open.fetch_max(open, Ordering::SeqCst);
             let (response, prompt) = self.respond(&request);
             self.open.fetch_sub(1, Ordering::SeqCst);
-            let (whole, goes_on) = response.write(stream, &self.done);
-            if let (true, Some(prompt)) = (whole, prompt) {
-                self.log().paid.push(prompt);
+            // Noted first: who has the answer may look at once.
+            let noted = prompt.filter(|_| response.arrives());
+            self.log().paid.extend(noted.clone());
+            let sent = response.write(stream, &self.done);
+            if let (false, Some(prompt)) = (sent, noted) {
+                let mut log = self.log();
+                let at = log.paid.iter().rposition(|p| *p == prompt).expect("noted above");
+                log.paid.remove(at);
             }
-            if !goes_on {
+            if !sent || !response.keeps_connection() {
                 return;
             }
         }
@@ -297,7 +302,16 @@ fn error(status: u16, message: &str) -> Response {
 }
 
 fn error_of(status: u16, code: &str, message: &str) -> Response {
-    let error = json!({ "type": code, "code": code, "message": message });
+    let kind = match status {
+        400 => "invalid_request_error",
+        401 => "authentication_error",
+        404 => "not_found_error",
+        413 => "request_too_large",
+        429 => "rate_limit_error",
+        529 => "overloaded_error",
+        _ => "api_error",
+    };
+    let error = json!({ "type": kind, "code": code, "message": message });
     Response::json(status, &json!({ "type": "error", "error": error }))
 }
 

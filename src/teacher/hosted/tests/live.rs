@@ -300,8 +300,8 @@ fn a_stop_lets_calls_on_their_way_finish() {
         scope.spawn(|| stop_when_open(&server, 3, &asked.stop));
         asked.ask(&prompts(10))
     });
-    assert_eq!(outcomes.iter().filter(|o| matches!(o, Ok(Ok(_)))).count(), 3);
-    assert_eq!(outcomes.iter().filter(|o| matches!(o, Err(RunError::Interrupted))).count(), 7);
+    assert_eq!(outcomes.iter().filter(|o| matches!(o, Ok(Ok(_)))).count(), 3, "{outcomes:?}");
+    assert_eq!(outcomes.iter().filter(|o| matches!(o, Err(RunError::Interrupted))).count(), 7, "{outcomes:?}");
     assert_eq!(server.paid().len(), 3);
     assert!(matches!(asked.ask_one("later"), Err(RunError::Interrupted)));
     // Not for ever.

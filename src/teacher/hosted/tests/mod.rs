@@ -1,5 +1,6 @@
 //! Hosted teachers against a server that fails on purpose.
 
+mod batches;
 #[path = "../../../../tests/it/faults/mod.rs"]
 #[allow(dead_code)]
 mod faults;
@@ -23,6 +24,10 @@ const QUICK: Pace = Pace {
     longest: Duration::from_millis(20),
     patience: Duration::from_secs(30),
     grace: Duration::from_secs(5),
+    linger: Duration::from_millis(20),
+    look: Duration::from_millis(5),
+    seldom: Duration::from_millis(20),
+    settle: Duration::from_millis(50),
 };
 const KEY: &str = "sk-the-key-of-a-test";
 
@@ -46,7 +51,21 @@ pub fn declared(api: Api, url: Option<&str>) -> Hosted {
 
 /// A journal in memory that outlives a teacher.
 #[derive(Clone, Default)]
-struct Memory(Arc<Mutex<HashMap<[u8; 16], Vec<u8>>>>);
+pub struct Memory(Arc<Mutex<HashMap<[u8; 16], Vec<u8>>>>);
+
+impl Memory {
+    pub fn values(&self) -> Vec<Vec<u8>> {
+        self.0.lock().unwrap().values().cloned().collect()
+    }
+
+    /// Loses the notes that `which` picks; whether there were any.
+    fn forget(&self, which: impl Fn(&serde_json::Value) -> bool) -> bool {
+        let mut all = self.0.lock().unwrap();
+        let before = all.len();
+        all.retain(|_, note| !serde_json::from_slice(note).is_ok_and(|note| which(&note)));
+        all.len() < before
+    }
+}
 
 impl JournalStore for Memory {
     fn get(&self, key: &[u8; 16]) -> Option<Vec<u8>> {
