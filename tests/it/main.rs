@@ -18,3 +18,4 @@ mod scale;
 mod scoring;
 mod tiny;
 mod tutorial;
+mod writing;
