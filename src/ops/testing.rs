@@ -11,7 +11,7 @@ use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 use std::collections::HashMap;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 
 /// Runs one operator on batches held in memory and keeps what it gives.
 pub struct MemoryHost {
@@ -125,7 +125,11 @@ impl NodeHost for MemoryHost {
 
 /// Results by scope and key, in memory.
 #[derive(Default)]
-pub struct MemoryJournal(Mutex<Results>);
+pub struct MemoryJournal {
+    results: Mutex<Results>,
+    /// Done before results are taken in, as a slow disk would.
+    pub before_put: OnceLock<Box<dyn Fn() + Send + Sync>>,
+}
 
 type Results = HashMap<(String, [u8; 16]), Vec<u8>>;
 
@@ -136,10 +140,11 @@ struct ScopedMemoryJournal {
 
 impl JournalStore for ScopedMemoryJournal {
     fn get(&self, key: &[u8; 16]) -> Option<Vec<u8>> {
-        self.all.0.lock().expect("lock").get(&(self.scope.clone(), *key)).cloned()
+        self.all.results.lock().expect("lock").get(&(self.scope.clone(), *key)).cloned()
     }
     fn put(&self, entries: &[([u8; 16], Vec<u8>)]) -> Result<(), RunError> {
-        let mut all = self.all.0.lock().expect("lock");
+        self.all.before_put.get().into_iter().for_each(|wait| wait());
+        let mut all = self.all.results.lock().expect("lock");
         all.extend(entries.iter().map(|(k, v)| ((self.scope.clone(), *k), v.clone())));
         Ok(())
     }

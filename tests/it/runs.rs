@@ -160,7 +160,7 @@ fn ctrl_c_ends_a_run_that_waits_for_a_store() {
     super::common::Ran::from(run.wait_with_output().unwrap()).exits(130);
 }
 
-fn interrupt(run: &std::process::Child) {
+pub fn interrupt(run: &std::process::Child) {
     // SAFETY: a signal to a child that is not waited for yet, so that its number is still its own.
     assert_eq!(unsafe { libc::kill(run.id() as i32, libc::SIGINT) }, 0);
 }

@@ -10,6 +10,7 @@ use arrow::array::{RecordBatch, StringArray};
 use arrow::datatypes::{DataType, Field, Schema};
 use serde_json::Value;
 use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 /// Asks a row's question; asks once more when the answer says so.
 struct Asking {
@@ -298,4 +299,45 @@ impl Teacher for Refusing {
     fn scope(&self) -> Option<Value> {
         None
     }
+}
+
+/// Answers at once.
+#[derive(Default)]
+struct Quick(Arc<Mutex<usize>>);
+
+impl Teacher for Quick {
+    fn submit(&self, calls: Vec<Posted>, _: &Arc<Journal>) -> Result<(), RunError> {
+        *self.0.lock().unwrap() += calls.len();
+        calls.into_iter().for_each(|Posted { ask, to }| to.answer(Ok(said(last_turn(&ask)))));
+        Ok(())
+    }
+    fn window(&self) -> usize {
+        4
+    }
+    fn scope(&self) -> Option<Value> {
+        Some(Value::Null)
+    }
+}
+
+#[test]
+fn the_teacher_is_kept_busy_while_the_journal_is_slow() {
+    let journal: Arc<MemoryJournal> = Arc::default();
+    let teacher = Arc::new(Quick::default());
+    let (taken, most) = (teacher.0.clone(), Arc::new(Mutex::new(0)));
+    let seen = most.clone();
+    let wait = move || {
+        // The first answers are not written down before the teacher has a third window of calls.
+        let start = Instant::now();
+        while *taken.lock().unwrap() < 12 && start.elapsed() < Duration::from_secs(10) {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        let mut most = seen.lock().unwrap();
+        *most = (*most).max(*taken.lock().unwrap());
+    };
+    assert!(journal.before_put.set(Box::new(wait)).is_ok());
+    let host = host(&questions((0..40).map(|i| Some(format!("q{}", i * 10)))), 40, &journal);
+    let cx: NodeCx = host.clone();
+    drive(&cx, teacher, &asking).unwrap();
+    assert!(*most.lock().unwrap() >= 12);
+    assert_eq!(given(&host).0.len(), 40);
 }
