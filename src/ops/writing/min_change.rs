@@ -33,10 +33,10 @@ of `task=\"free\"` without such a column, and every row is asked for.
 A text that gives away how it came about is asked for again in the same conversation, at most `attempts` times; then the \
 row goes to quarantine as `leak`. Looked for are these words, upper or lower case, unless they stand in the question or \
 the prediction as well: the previous (prior, initial, original, earlier) prediction (draft, answer, response, \
-solution, attempt, code); the (this, your, given, provided) draft or prediction; the corrected (revised, fixed, amended) \
+solution, attempt, code); the (this, your, given, provided) prediction; the corrected (revised, fixed, amended) \
 draft, version, answer and the like; I corrected (changed, fixed, ...); what was changed; changes made; fewest edits, \
 minimal change and the like; ground truth; the gold (reference, given, provided) answer, label, solution; the right answer \
-is given; told to me.
+is given; told to me; for you alone; draft.
 
 For `task=\"code\"` two calls are made: the code is copied out of the prediction as it stands, then corrected; the text is \
 the marker, a line break and the code. How far a correction went is measured by `edit-distance` with the prediction as \

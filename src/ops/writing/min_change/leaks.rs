@@ -4,7 +4,7 @@
 /// Word after word, alternatives between bars. Case and punctuation do not count.
 pub const LEAKS: &[&str] = &[
     "previous|prior|initial|original|earlier prediction|draft|answer|response|solution|attempt|code",
-    "the|this|your|given|provided draft|prediction",
+    "the|this|your|given|provided prediction",
     "corrected|revised|fixed|amended draft|prediction|version|response|answer|solution|code|text|calculation",
     "i|i've|we've changed|corrected|fixed|revised|edited|amended",
     "i|we have changed|corrected|fixed|revised|edited|amended",
@@ -15,6 +15,9 @@ pub const LEAKS: &[&str] = &[
     "gold|reference|given|provided answer|label|solution",
     "right|correct answer|option|solution was|is given|provided",
     "told|given to me",
+    "for you alone",
+    // The prompt's own word, which small models copy as a heading.
+    "draft",
 ];
 
 /// The first words of a text that give it away. What stands in `known` too (the question, the draft) belongs to the
@@ -72,7 +75,9 @@ mod tests {
             ("Corrected draft: 3 * 4 = 12.", "Corrected draft"),
             ("**Corrected**\n*Response*: 12", "Corrected**\n*Response"),
             ("Here is the revised solution.", "revised solution"),
-            ("The draft forgot the bag.", "The draft"),
+            ("The draft forgot the bag.", "draft"),
+            ("Draft:\n3 * 4 = 12", "Draft"),
+            ("A right solution, for you alone:\n12", "for you alone"),
             ("I’ve corrected the sum.", "I’ve corrected"),
             ("I have fixed the multiplication.", "I have fixed"),
             ("Note: I corrected 62 to 72.", "I corrected"),
@@ -94,7 +99,7 @@ mod tests {
         for text in [
             "There are 6 * 12 = 72 rolls. After the sale 72 - 45 = 27 rolls are left.\nFinal Answer: 27",
             "Of the given options only the refrigerator is cold.\nFinal Answer: 2",
-            "The original price is 20 dollars, and the initial number of apples was 5.",
+            "They drafted a plan. The original price is 20 dollars, and the initial number of apples was 5.",
             "The correct option is the one that is cold. We have 5 answers left.",
             "She corrected 5 tests, so the change is 3 dollars.",
             "def first(code):\n    return code[0]",
