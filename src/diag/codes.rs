@@ -850,6 +850,7 @@ mod tests {
             "self.error(",
             "Problem::new(",
             "RunError::failed(",
+            "self.stop(",
             " problem(",
         ];
         // As messages print them, and where they stand in a value of their own.

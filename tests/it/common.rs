@@ -101,9 +101,13 @@ impl Sandbox {
     ///
     /// Read from the process while it lives: what `wait4` says of a child begins with the memory of its parent.
     pub fn run_measured(&self, arguments: &[&str]) -> (Ran, u64) {
+        self.measured(self.command(arguments))
+    }
+
+    /// The same for a command of [`command`](Self::command) that was changed.
+    pub fn measured(&self, mut command: Command) -> (Ran, u64) {
         let (out, err) = (self.path(".stdout"), self.path(".stderr"));
         let file = |p: &Path| std::fs::File::create(p).expect("a writable folder");
-        let mut command = self.command(arguments);
         let mut child = command.stdout(file(&out)).stderr(file(&err)).spawn().expect("the binary starts");
         let mut peak = 0;
         let status = loop {

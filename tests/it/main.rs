@@ -16,6 +16,7 @@ mod rewriting;
 mod runs;
 mod scale;
 mod scoring;
+mod teachers;
 mod tiny;
 mod tutorial;
 mod writing;
