@@ -1,6 +1,6 @@
 //! `idiolect plan --cost`.
 
-use super::plan::{states, wrap};
+use super::plan::{WIDTH, states, wrap};
 use super::progress::{duration, number};
 use super::store::StoreArg;
 use crate::plan::{Plan, TeacherCost, costs};
@@ -44,15 +44,13 @@ fn text(costs: &[TeacherCost]) -> String {
         }
         out.push('\n');
     }
-    out + &wrap(
-        &format!(
-            "Lengths are those of school problems and of answers that use a quarter of `max-tokens`; at most is when \
-             every answer uses all of it. Built-in prices are of {}; `price` in the teacher's declaration goes before \
-             them.",
-            as_of()
-        ),
-        "",
-    )
+    let note = format!(
+        "Lengths are those of school problems and of answers that use a quarter of `max-tokens`; at most is when every \
+         answer uses all of it. Calls that are made again are not in the numbers. Built-in prices are of {}; `price` in \
+         the teacher's declaration goes before them.",
+        as_of()
+    );
+    out + &textwrap::fill(&note, WIDTH) + "\n"
 }
 
 fn money(cost: &TeacherCost) -> String {

@@ -11,7 +11,7 @@ use indexmap::IndexMap;
 use serde_json::{Value, json};
 
 /// Lines are at most this wide, where names allow it.
-const WIDTH: usize = 80;
+pub(super) const WIDTH: usize = 80;
 
 /// Shows what a run would do with every node, and why
 ///

@@ -31,24 +31,30 @@ pub struct Judge {
 }
 
 impl Judge {
-    /// `None` for tasks whose answers no checker reads, and after an error.
-    pub fn read(fields: &Fields, writing: &Writing, diagnostics: &mut Diagnostics) -> Option<Self> {
+    /// The checker of the task that the field `by` names. `None` for tasks whose answers no checker reads, and after an
+    /// error.
+    pub fn read(fields: &Fields, by: &str, writing: &Writing, diagnostics: &mut Diagnostics) -> Option<Self> {
         let boxed = fields.str("extractor").value == "boxed";
-        if writing.task == "ecqa" && boxed {
+        let task = fields.str(by).value;
+        if task == "ecqa" && boxed {
             diagnostics.push(
-                Diagnostic::error("meaningless-field", "`extractor` is for `task=\"math\"`")
+                Diagnostic::error("meaningless-field", format!("`extractor` is for `{by}=\"math\"`"))
                     .at(fields.span_of("extractor"), "not read")
-                    .and(fields.span_of("task"), "because of this")
+                    .and(fields.span_of(by), "because of this")
                     .help("options are read behind the marker: remove `extractor`"),
             );
             return None;
         }
         let extractor = if boxed { Extractor::Boxed } else { Extractor::Marker };
-        Some(Self { checker: checker(writing, extractor)?, gold: fields.str("gold") })
+        Some(Self { checker: checker(&task, writing, extractor)?, gold: fields.str("gold") })
     }
 
     pub fn canonical(&self) -> Value {
-        json!({ "gold": self.gold.value, "extractor": format!("{:?}", self.checker.extractor) })
+        json!({
+            "task": format!("{:?}", self.checker.task),
+            "gold": self.gold.value,
+            "extractor": format!("{:?}", self.checker.extractor),
+        })
     }
 
     /// The input has the column of right answers.
@@ -78,9 +84,9 @@ impl Judge {
     }
 }
 
-/// The checker of a writer's task; `None` for tasks whose answers none reads.
-pub fn checker(writing: &Writing, extractor: Extractor) -> Option<Checker> {
-    let task = match writing.task.as_str() {
+/// The checker of a task; `None` for tasks whose answers none reads.
+pub fn checker(task: &str, writing: &Writing, extractor: Extractor) -> Option<Checker> {
+    let task = match task {
         "math" => Task::Math,
         "ecqa" => Task::Ecqa,
         _ => return None,

@@ -122,7 +122,7 @@ struct MinChange {
 fn build(fields: &Fields, diagnostics: &mut Diagnostics) -> Option<Box<dyn Operator>> {
     let before = diagnostics.0.len();
     let writing = Writing::read(fields, diagnostics)?.reading(&[PREDICTION, GROUNDTRUTH]);
-    let judge = Judge::read(fields, &writing, diagnostics);
+    let judge = Judge::read(fields, "task", &writing, diagnostics);
     let code = writing.task == "code";
     let sees = fields.str("sees");
     if code && sees.value == GOLD {

@@ -71,7 +71,7 @@ fn build(fields: &Fields, diagnostics: &mut Diagnostics) -> Option<Box<dyn Opera
     Some(Box::new(Paraphrase {
         prompt: Prompt::built_in("paraphrase"),
         again: super::again::template("paraphrase-again"),
-        checker: checker(&writing, Extractor::Marker),
+        checker: checker(&writing.task, &writing, Extractor::Marker),
         attempts: fields.int("attempts") as usize,
         writing,
     }))

@@ -1,12 +1,13 @@
 //! `self-sample`: the target's own answers, of which a right one is kept.
 
+use super::judge::{JUDGE, Judge};
 use super::settings::{INPUTS, MAX_TOKENS, PROMPT, STOP, USAGE, WRITER, column, count, joined};
 use super::{Bound, Cell, InRow, NewRow, Prompt, RowTask, Step, Task, Writing, drive};
-use crate::diag::{Diagnostic, Diagnostics, Spanned};
-use crate::eval::answer::{Answer as Gold, Checker, Extractor, Task as Kind};
+use crate::diag::{Diagnostics, Spanned};
+use crate::eval::answer::Answer as Gold;
 use crate::exec::{NodeCx, RunError};
+use crate::ops::is_string;
 use crate::ops::{Default, FieldKind, FieldSpec, Fields, OpSpec, Operator, OutputSpec, ResolveCx, Resolved};
-use crate::ops::{is_number, is_string};
 use crate::store::Journal;
 use crate::teacher::{Answer, Failure, Outcome};
 use arrow::datatypes::{DataType, Field};
@@ -73,31 +74,21 @@ const SAMPLING: &[FieldSpec] = &[
     STOP,
 ];
 
-const CHECK: &[FieldSpec] = &[
-    FieldSpec::new(
-        "check",
-        FieldKind::Choice(&["math", "ecqa"]),
-        "how answers are read: `math` as numbers that agree at two decimals, `ecqa` as one of five options",
-    )
-    .required(),
-    FieldSpec::new("gold", FieldKind::Column, "the column of right answers, text or numbers")
-        .default(Default::Str("gold")),
-    FieldSpec::new(
-        "extractor",
-        FieldKind::Choice(&["marker", "boxed"]),
-        "for `math`: the first number after the last marker, or the last `\\boxed{}` and otherwise the last number",
-    )
-    .default(Default::Str("marker")),
+const CHECK: &[FieldSpec] = &[FieldSpec::new(
+    "check",
+    FieldKind::Choice(&["math", "ecqa"]),
+    "how answers are read: `math` as numbers that agree at two decimals, `ecqa` as one of five options",
+)
+.required()];
+
+const CHOICE: &[FieldSpec] = &[
     FieldSpec::new("keep", FieldKind::Choice(&["random", "first", "last"]), "which of the right answers is kept")
         .default(Default::Str("random")),
     FieldSpec::new("fallback", FieldKind::Column, "the column whose text stands in where no answer is right"),
 ];
 
-const PARTS: &[&[FieldSpec]] = &[WRITER, &[column("response")], PROMPT, SAMPLING, CHECK, USAGE];
+const PARTS: &[&[FieldSpec]] = &[WRITER, &[column("response")], PROMPT, SAMPLING, CHECK, JUDGE, CHOICE, USAGE];
 const FIELDS: [FieldSpec; count(PARTS)] = joined(PARTS);
-
-/// Where the options of a question stand, as the contracts of data sets name them.
-const OPTIONS: [&str; 5] = ["option_1", "option_2", "option_3", "option_4", "option_5"];
 
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Keep {
@@ -110,32 +101,18 @@ enum Keep {
 struct SelfSample {
     writing: Writing,
     prompt: Prompt,
-    checker: Checker,
-    gold: Spanned<String>,
+    judge: Judge,
     keep: Keep,
     fallback: Option<Spanned<String>>,
 }
 
 fn build(fields: &Fields, diagnostics: &mut Diagnostics) -> Option<Box<dyn Operator>> {
     let writing = Writing::read(fields, diagnostics)?.choosing();
-    let kind = if fields.str("check").value == "math" { Kind::Math } else { Kind::Ecqa };
-    let boxed = fields.str("extractor").value == "boxed";
-    if kind == Kind::Ecqa && boxed {
-        diagnostics.push(
-            Diagnostic::error("meaningless-field", "`extractor` is for `check=\"math\"`")
-                .at(fields.span_of("extractor"), "not read")
-                .and(fields.span_of("check"), "because of this")
-                .help("options are read behind the marker: remove `extractor`"),
-        );
-        return None;
-    }
-    let extractor = if boxed { Extractor::Boxed } else { Extractor::Marker };
-    let checker = Checker { task: kind, extractor, marker: writing.marker.clone() };
+    let judge = Judge::read(fields, "check", &writing, diagnostics)?;
     Some(Box::new(SelfSample {
         writing,
         prompt: Prompt::built_in("initial-prediction"),
-        checker,
-        gold: fields.str("gold"),
+        judge,
         keep: match fields.str("keep").value.as_str() {
             "first" => Keep::First,
             "last" => Keep::Last,
@@ -150,9 +127,7 @@ impl Operator for SelfSample {
         json!({
             "writing": self.writing.canonical(),
             "prompt": self.prompt.canonical(),
-            "check": format!("{:?}", self.checker.task),
-            "extractor": format!("{:?}", self.checker.extractor),
-            "gold": self.gold.value,
+            "judge": self.judge.canonical(),
             "keep": format!("{:?}", self.keep),
             "fallback": self.fallback.as_ref().map(|f| &f.value),
         })
@@ -160,8 +135,7 @@ impl Operator for SelfSample {
 
     fn resolve(&self, cx: &mut ResolveCx<'_>) -> Option<Resolved> {
         let input = cx.input("from");
-        let value = |t: &DataType| is_string(t) || is_number(t);
-        let gold = cx.need_column(input, &self.gold.value, "string or number", value, self.gold.span);
+        let gold = self.judge.resolve(input, cx);
         let fallback = match &self.fallback {
             Some(column) => cx.need_column(input, &column.value, "string", is_string, column.span).is_some(),
             None => true,
@@ -177,7 +151,7 @@ impl Operator for SelfSample {
         let prompt = self.writing.bind(&self.prompt, &[], cx)?;
         let seed = cx.seed();
         drive(cx, self.writing.teacher(cx)?, &|row| {
-            let gold = self.gold(row)?;
+            let gold = self.judge.gold(row)?;
             let task: Task<'_> = Box::new(Sampling { op: self, prompt: &prompt, row: row.clone(), gold, seed });
             Ok(vec![task])
         })
@@ -185,21 +159,6 @@ impl Operator for SelfSample {
 }
 
 impl SelfSample {
-    /// The right answer of a row.
-    fn gold(&self, row: &InRow) -> Result<Gold, Failure> {
-        let name = &self.gold.value;
-        let text = match row.value(name) {
-            Value::Null => return Err(Failure::new("null-value", format!("`{name}` is null"))),
-            Value::String(text) => text,
-            number => number.to_string(),
-        };
-        let wanted = if self.checker.task == Kind::Math { "number" } else { "option" };
-        let shown: String = text.chars().take(60).collect();
-        self.checker
-            .gold(&text, &options(row))
-            .ok_or_else(|| Failure::new("gold-unreadable", format!("`{name}` holds no {wanted}: \"{shown}\"")))
-    }
-
     /// Which of the right answers is kept.
     fn choose<T>(&self, right: Vec<T>, seed: u64, id: &str) -> Option<T> {
         let at = match self.keep {
@@ -212,10 +171,6 @@ impl SelfSample {
         };
         right.into_iter().nth(at)
     }
-}
-
-fn options(row: &InRow) -> [&str; 5] {
-    OPTIONS.map(|name| row.text(name).unwrap_or_default())
 }
 
 /// The samples of a row.
@@ -258,6 +213,6 @@ impl Sampling<'_> {
 
     fn is_right(&self, answer: &Answer) -> bool {
         let whole = self.op.writing.check(answer).is_ok();
-        whole && self.op.checker.check(Some(&answer.text), self.gold, &options(&self.row)).correct
+        whole && self.op.judge.check(&answer.text, self.gold, &self.row).correct
     }
 }

@@ -108,7 +108,7 @@ struct StyleTransfer {
 
 fn build(fields: &Fields, diagnostics: &mut Diagnostics) -> Option<Box<dyn Operator>> {
     let writing = Writing::read(fields, diagnostics)?.choosing().shown_by(fields.str("own"));
-    let judge = Judge::read(fields, &writing, diagnostics)?;
+    let judge = Judge::read(fields, "task", &writing, diagnostics)?;
     Some(Box::new(StyleTransfer { writing, prompt: Prompt::built_in("style-transfer"), judge }))
 }
 
