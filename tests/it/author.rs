@@ -87,7 +87,10 @@ fn operators_contracts_and_completions() {
 fn check_env_names_the_secret_that_is_not_set() {
     let s = sandbox();
     let teacher = "teacher \"writer\" kind=\"openai\" model=\"m\" { api-key env=\"IDIOLECT_TEST_NO_SUCH_KEY\" }\n";
-    s.write("t.kdl", format!("{teacher}{PIPELINE}"));
+    let asked = "teacher-generate \"written\" from=\"questions\" teacher=\"writer\" style=\"answer-directly\" unused=\"ok\"\n\
+                 load \"questions\" path=\"questions.jsonl\" { columns { question \"string\" } }\n";
+    s.write("questions.jsonl", "{\"question\": \"why?\"}\n");
+    s.write("t.kdl", format!("{teacher}{asked}{PIPELINE}"));
     s.run(&["check", "t.kdl"]).exits(0);
     s.run(&["check", "t.kdl", "--env"]).exits(2).says(&[
         "error[secret-missing]",
