@@ -87,12 +87,10 @@ impl Totals {
             }
         }
         for (node, status) in plan.nodes.iter().zip(states) {
-            let left = match status.state {
-                State::ToRun => 1.0,
-                State::Partial { done, total: Some(total) } if total > 0 => 1.0 - (done as f64 / total as f64).min(1.0),
-                State::Partial { .. } => 1.0,
-                _ => continue,
-            };
+            if !matches!(status.state, State::ToRun | State::Partial { .. }) {
+                continue;
+            }
+            let left = status.state.left();
             let part = |n: Option<u64>| (n.unwrap_or(0) as f64 * left).round() as u64;
             totals.rows += part(node.estimate.rows);
             totals.tokens += part(node.estimate.tokens);

@@ -140,11 +140,11 @@ fn execute(args: &Args, plan: &Plan, store: &Store, fetcher: Arc<Fetcher>) -> Re
             print(line)
         }
     };
-    let lanes = models::lanes(fetcher.clone(), args.device, say, &stop);
+    let lanes = models::lanes(fetcher, args.device, say, &stop);
     let config = RunConfig {
         out: args.out.clone().unwrap_or_else(|| Path::new("runs").join(&plan.name)),
         options: args.options(&plan.options),
-        teachers: Arc::new(Staff::new(lanes.clone(), fetcher, &stop)),
+        teachers: Arc::new(Staff::new(lanes.clone(), &stop)),
         lanes,
         stop,
     };

@@ -9,10 +9,14 @@
 pub mod cases;
 mod number;
 
+use serde_json::Value;
 use std::fmt;
 
 /// What stands before the answer where nobody says otherwise.
 pub const MARKER: &str = "Final Answer:";
+
+/// The columns of a question's options, as the contracts of data sets name them.
+pub const OPTIONS: [&str; 5] = ["option_1", "option_2", "option_3", "option_4", "option_5"];
 
 /// What stands before the answer in GSM8K's own rationales.
 const GSM8K_MARKER: &str = "####";
@@ -122,6 +126,19 @@ impl Checker {
             (Task::Ecqa, _) => option(marked()?, options).map(Answer::Option),
         };
         answer.ok_or(Fault::Unreadable)
+    }
+
+    /// The right answer, from a cell of the column of right answers; or the reason why there is none, and a message.
+    pub fn gold_of(&self, column: &str, cell: Value, options: &[&str]) -> Result<Answer, (&'static str, String)> {
+        let text = match cell {
+            Value::Null => return Err(("null-value", format!("`{column}` is null"))),
+            Value::String(text) => text,
+            number => number.to_string(),
+        };
+        let wanted = if self.task == Task::Math { "number" } else { "option" };
+        let shown: String = text.chars().take(60).collect();
+        self.gold(&text, options)
+            .ok_or_else(|| ("gold-unreadable", format!("`{column}` holds no {wanted}: \"{shown}\"")))
     }
 
     /// The right answer, from a column of right answers: the answer alone, or a rationale that holds it behind the

@@ -4,7 +4,7 @@ use super::rows::{batches, cell_json, reject_row, text_column, widened};
 use super::{Default, FROM, FieldKind, FieldSpec, Fields, OUT, OpSpec, Operator, ResolveCx, Resolved};
 use super::{is_number, is_string};
 use crate::diag::{Diagnostic, Diagnostics, Span, Spanned};
-use crate::eval::answer::{Answer, Checker, Extractor, Fault, MARKER, Task, Verdict};
+use crate::eval::answer::{Checker, Extractor, Fault, MARKER, OPTIONS, Task, Verdict};
 use crate::exec::{NodeCx, RunError};
 use crate::plan::{Estimate, InputInfo};
 use arrow::array::{Array, ArrayRef, BooleanArray, RecordBatch, StringArray};
@@ -80,9 +80,6 @@ marker, behind the `####` of GSM8K, or in a box. A row whose right answer is nul
 `null-value` or `gold-unreadable`: nothing can be said about its response.
 
 Code (MBPP, HumanEval) is judged by running it against its tests, which this operator does not do.";
-
-/// Where the contracts of data sets keep the options.
-const OPTIONS: [&str; 5] = ["option_1", "option_2", "option_3", "option_4", "option_5"];
 
 #[derive(Debug)]
 struct CheckAnswer {
@@ -179,7 +176,8 @@ impl CheckAnswer {
         let mut verdicts: Vec<Verdict> = Vec::with_capacity(batch.num_rows());
         for row in 0..batch.num_rows() {
             let options: Vec<&str> = options.iter().map(|o| if o.is_null(row) { "" } else { o.value(row) }).collect();
-            let gold = self.gold(golds.map_or(Value::Null, |g| cell_json(g, row)), &options);
+            let gold = golds.map_or(Value::Null, |g| cell_json(g, row));
+            let gold = self.checker.gold_of(&self.gold.value, gold, &options);
             keep.push(gold.is_ok());
             match gold {
                 Ok(gold) => {
@@ -190,21 +188,6 @@ impl CheckAnswer {
             }
         }
         widened(batch, keep, columns(&verdicts), cx.output_schema(0))
-    }
-
-    /// The right answer of a row, or the reason why it is none and a message.
-    fn gold(&self, cell: Value, options: &[&str]) -> Result<Answer, (&'static str, String)> {
-        let name = &self.gold.value;
-        let text = match cell {
-            Value::Null => return Err(("null-value", format!("`{name}` is null"))),
-            Value::String(text) => text,
-            number => number.to_string(),
-        };
-        let wanted = if self.checker.task == Task::Math { "number" } else { "option" };
-        let shown: String = text.chars().take(60).collect();
-        self.checker
-            .gold(&text, options)
-            .ok_or_else(|| ("gold-unreadable", format!("`{name}` holds no {wanted}: \"{shown}\"")))
     }
 }
 

@@ -93,6 +93,17 @@ fn list_json(items: &ArrayRef) -> Value {
     (0..items.len()).map(|i| cell_json(items, i)).collect()
 }
 
+/// A cell as prompts and recordings show it: whole numbers without a fraction, in whatever type the column is.
+pub fn cell_shown(array: &dyn Array, row: usize) -> Value {
+    /// Up to here every whole number is a float.
+    const WHOLE: f64 = (1_u64 << 53) as f64;
+    let value = cell_json(array, row);
+    match value.as_f64() {
+        Some(number) if value.is_f64() && number.fract() == 0.0 && number.abs() < WHOLE => (number as i64).into(),
+        _ => value,
+    }
+}
+
 /// A cell of any other type: a number if it reads as one, otherwise its text.
 fn shown(array: &dyn Array, row: usize) -> Value {
     let options = FormatOptions::default();

@@ -1,6 +1,6 @@
 //! What the calls of a plan will cost, before any of them is made.
 
-use super::{Plan, PlanNode, State, Status, TeacherInfo};
+use super::{Plan, State, Status, TeacherInfo};
 use crate::config::{Hosted, TeacherSource};
 use crate::teacher::Usage;
 use crate::teacher::hosted::price;
@@ -56,7 +56,11 @@ fn cost(plan: &Plan, states: &[Status], teacher: &TeacherInfo) -> TeacherCost {
     let mut local_seconds = 0.0;
     for (node, status) in plan.nodes.iter().zip(states) {
         for calls in node.calls.iter().filter(|c| c.teacher == *name) {
-            let Some(left) = left(&status.state) else { continue };
+            // Its calls are another node's, or nobody's.
+            if matches!(status.state, State::Skipped(_) | State::Shared(_)) {
+                continue;
+            }
+            let left = status.state.left();
             let Some(all) = calls.calls else {
                 sum.unknown.push(node.name.to_string());
                 continue;
@@ -67,7 +71,7 @@ fn cost(plan: &Plan, states: &[Status], teacher: &TeacherInfo) -> TeacherCost {
             sum.input_tokens += open * calls.input_tokens;
             sum.output_tokens += open * calls.output_tokens;
             most_output += open * calls.most_output_tokens;
-            local_seconds += seconds_of(node) * left;
+            local_seconds += node.estimate.seconds.unwrap_or(0.0) * left;
         }
     }
     let usage = |output_tokens| Usage { input_tokens: sum.input_tokens, cached_tokens: 0, output_tokens };
@@ -84,23 +88,6 @@ fn cost(plan: &Plan, states: &[Status], teacher: &TeacherInfo) -> TeacherCost {
         TeacherSource::Replay(_) => (sum.money, sum.most_money, sum.seconds) = (Some(0.0), Some(0.0), Some(0.0)),
     }
     sum
-}
-
-/// The share of a node's work that is still to do; `None` where it does not stand for itself.
-fn left(state: &State) -> Option<f64> {
-    match state {
-        State::ToRun => Some(1.0),
-        State::Partial { done, total: Some(total) } if *total > 0 => {
-            Some(1.0 - (*done as f64 / *total as f64).min(1.0))
-        }
-        State::Partial { .. } => Some(1.0),
-        State::Cached | State::NotNeeded => Some(0.0),
-        State::Skipped(_) | State::Shared(_) => None,
-    }
-}
-
-fn seconds_of(node: &PlanNode) -> f64 {
-    node.estimate.seconds.unwrap_or(0.0)
 }
 
 /// The slowest of what bounds it: calls at once, calls in a minute, tokens in a minute.
@@ -148,9 +135,9 @@ mod tests {
 
     #[test]
     fn what_is_cached_is_left_out() {
-        assert_eq!(left(&State::ToRun), Some(1.0));
-        assert_eq!(left(&State::Partial { done: 30, total: Some(40) }), Some(0.25));
-        assert_eq!(left(&State::Cached), Some(0.0));
-        assert_eq!(left(&State::Shared(0)), None);
+        assert_eq!(State::ToRun.left(), 1.0);
+        assert_eq!(State::Partial { done: 30, total: Some(40) }.left(), 0.25);
+        assert_eq!(State::Cached.left(), 0.0);
+        assert_eq!(State::Shared(0).left(), 0.0);
     }
 }

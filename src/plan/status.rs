@@ -51,6 +51,16 @@ impl State {
             Self::Shared(_) => "shared",
         }
     }
+
+    /// The share of the node's own work that is still to do, from 0 to 1.
+    pub fn left(&self) -> f64 {
+        match self {
+            Self::ToRun => 1.0,
+            Self::Partial { done, total: Some(total) } if *total > 0 => 1.0 - (*done as f64 / *total as f64).min(1.0),
+            Self::Partial { .. } => 1.0,
+            Self::Cached | Self::NotNeeded | Self::Skipped(_) | Self::Shared(_) => 0.0,
+        }
+    }
 }
 
 /// The status of every node of a plan, in its order: what the executor would decide, by the executor's own survey.

@@ -26,8 +26,9 @@ impl LocalTeacher {
 impl Teacher for LocalTeacher {
     fn submit(&self, calls: Vec<Posted>, _: &Arc<Journal>) -> Result<(), RunError> {
         let requests = calls.into_iter().map(|Posted { ask, to }| {
-            let (name, lane, messages) = (self.name.clone(), self.lane.clone(), ask.messages.clone());
-            (request(&ask), to.map(move |written| outcome(written, name, || prompt_tokens(&*lane, &messages))))
+            // Here and not where answers are delivered: that is the thread of the lane, which has passes to make.
+            let (name, read) = (self.name.clone(), prompt_tokens(&*self.lane, &ask.messages));
+            (request(&ask), to.map(move |written| outcome(written, name, read)))
         });
         self.lane.post_generate(requests.collect())
     }
@@ -67,7 +68,7 @@ fn request(ask: &Ask) -> GenerateRequest {
     }
 }
 
-fn outcome(written: Written, model: String, prompt_tokens: impl FnOnce() -> u64) -> Outcome {
+fn outcome(written: Written, model: String, input_tokens: u64) -> Outcome {
     let mut samples = written.map_err(failure)?;
     let Generated { text, tokens, finish, .. } =
         samples.pop().ok_or_else(|| Failure::new("empty-answer", "the model gave no text"))?;
@@ -75,7 +76,7 @@ fn outcome(written: Written, model: String, prompt_tokens: impl FnOnce() -> u64)
         model::Finish::Length => Finish::Length,
         model::Finish::Stop | model::Finish::StopString(_) => Finish::Stop,
     };
-    let usage = Usage { input_tokens: prompt_tokens(), cached_tokens: 0, output_tokens: tokens.len() as u64 };
+    let usage = Usage { input_tokens, cached_tokens: 0, output_tokens: tokens.len() as u64 };
     Ok(Answer { text, finish, model, usage, cost: None })
 }
 

@@ -148,6 +148,16 @@ mod tests {
     }
 
     #[test]
+    fn whole_numbers_are_the_same_however_they_are_written() {
+        let rows = "{\"n\": 5.0, \"answer\": \"five\"}\n{\"n\": 2.5, \"answer\": \"half\"}\n";
+        let teacher = ReplayTeacher::open("gpt", &recording(rows, &["n"], "answer").unwrap()).unwrap();
+        // Prompts show a float that is whole without its fraction.
+        let mut asked = ask("?", 0);
+        asked.row = Arc::new(Row { id: "r1".into(), inputs: [("n".to_string(), "5".to_string())].into() });
+        assert_eq!(teacher.look_up(&asked).unwrap().text, "five");
+    }
+
+    #[test]
     fn a_recording_must_have_its_columns() {
         let rows = "{\"question\": \"one?\", \"answer\": \"1\"}\n";
         let refused = recording(rows, &["qestion"], "answer").unwrap_err();

@@ -4,7 +4,6 @@ use super::hosted::{HostedTeacher, Office, Spent};
 use super::{LocalTeacher, ReplayTeacher, Teacher};
 use crate::config::{Hosted, TeacherSource};
 use crate::exec::{Lanes, RunError, Stop};
-use crate::fetch::Fetcher;
 use crate::plan::TeacherInfo;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -32,8 +31,6 @@ impl Teachers for NoTeachers {
 /// The teachers of a run: the nodes that name the same one share its limits and its budget.
 pub struct Staff {
     lanes: Arc<dyn Lanes>,
-    #[expect(dead_code)]
-    fetcher: Arc<Fetcher>,
     stop: Stop,
     hired: Mutex<HashMap<String, Arc<dyn Teacher>>>,
     hosted: Mutex<Hosts>,
@@ -47,8 +44,8 @@ struct Hosts {
 }
 
 impl Staff {
-    pub fn new(lanes: Arc<dyn Lanes>, fetcher: Arc<Fetcher>, stop: &Stop) -> Self {
-        Self { lanes, fetcher, stop: stop.clone(), hired: Mutex::default(), hosted: Mutex::default() }
+    pub fn new(lanes: Arc<dyn Lanes>, stop: &Stop) -> Self {
+        Self { lanes, stop: stop.clone(), hired: Mutex::default(), hosted: Mutex::default() }
     }
 
     fn hire(&self, info: &TeacherInfo) -> Result<Arc<dyn Teacher>, RunError> {

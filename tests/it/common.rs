@@ -1,6 +1,7 @@
 //! A working directory of a test's own, in which it runs the binary.
 
 use serde_json::Value;
+use std::collections::HashSet;
 use std::io::ErrorKind::NotFound;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -159,6 +160,27 @@ impl Sandbox {
             }
         }
         found
+    }
+
+    /// Keys of the whole records in all segments of the journal, and how many records there are.
+    pub fn journalled(&self) -> (HashSet<Vec<u8>>, usize) {
+        let (mut keys, mut records) = (HashSet::new(), 0);
+        for (name, bytes) in self.tree(".idiolect/store/journal") {
+            let mut rest = match bytes.strip_prefix(b"idiojnl1") {
+                Some(rest) if name.ends_with(".seg") => rest,
+                _ => continue,
+            };
+            while rest.len() >= 28 {
+                let length = 28 + u32::from_le_bytes(rest[..4].try_into().unwrap()) as usize;
+                if rest.len() < length {
+                    break;
+                }
+                keys.insert(rest[4..20].to_vec());
+                records += 1;
+                rest = &rest[length..];
+            }
+        }
+        (keys, records)
     }
 
     /// The Parquet parts of a store, by path.

@@ -3,7 +3,6 @@
 
 use super::common::{Sandbox, until};
 use super::tiny;
-use std::collections::HashSet;
 use std::fmt::Write;
 
 const PIPELINE: &str = r#"
@@ -28,27 +27,6 @@ fn sandbox(rows: usize) -> Sandbox {
     s
 }
 
-/// Keys of the whole records in all segments of the journal, and how many records there are.
-fn journalled(s: &Sandbox) -> (HashSet<Vec<u8>>, usize) {
-    let (mut keys, mut records) = (HashSet::new(), 0);
-    for (name, bytes) in s.tree(".idiolect/store/journal") {
-        let mut rest = match bytes.strip_prefix(b"idiojnl1") {
-            Some(rest) if name.ends_with(".seg") => rest,
-            _ => continue,
-        };
-        while rest.len() >= 28 {
-            let length = 28 + u32::from_le_bytes(rest[..4].try_into().unwrap()) as usize;
-            if rest.len() < length {
-                break;
-            }
-            keys.insert(rest[4..20].to_vec());
-            records += 1;
-            rest = &rest[length..];
-        }
-    }
-    (keys, records)
-}
-
 #[test]
 fn a_killed_scoring_goes_on_and_ends_in_the_same_bytes() {
     const ROWS: usize = 1600;
@@ -61,7 +39,7 @@ fn a_killed_scoring_goes_on_and_ends_in_the_same_bytes() {
         let mut run = s.spawn(&["run", "p.kdl", "--quiet"]);
         // Killed soon after it has finished further rows, so that every round gets somewhere.
         until("further rows or the end", || {
-            run.try_wait().unwrap().is_some() || (s.path(".idiolect/store/journal").exists() && journalled(&s).1 > seen)
+            run.try_wait().unwrap().is_some() || (s.path(".idiolect/store/journal").exists() && s.journalled().1 > seen)
         });
         std::thread::sleep(std::time::Duration::from_millis(wait));
         let ended = run.try_wait().unwrap();
@@ -72,7 +50,7 @@ fn a_killed_scoring_goes_on_and_ends_in_the_same_bytes() {
             break;
         }
         kills += 1;
-        let (keys, records) = journalled(&s);
+        let (keys, records) = s.journalled();
         assert_eq!(keys.len(), records, "a finished row was scored again");
         seen = records;
         if kills == 3 {
@@ -81,7 +59,7 @@ fn a_killed_scoring_goes_on_and_ends_in_the_same_bytes() {
         }
     }
     assert!(kills >= 3, "only {kills} kills: the run is too quick for this test");
-    let (keys, records) = journalled(&s);
+    let (keys, records) = s.journalled();
     assert_eq!((keys.len(), records), (ROWS, ROWS), "every row is scored, and none twice");
     assert_eq!(s.read("runs/p/scored.jsonl"), undisturbed.read("runs/p/scored.jsonl"));
     assert_eq!(s.parts(".idiolect/store"), undisturbed.parts(".idiolect/store"));
@@ -102,7 +80,7 @@ fn rows_scored_once_are_not_scored_again_when_the_pipeline_grows() {
     s.write("rows.jsonl", more);
     s.write("p.kdl", PIPELINE.replace("model=\"tiny\"\nfilter", "model=\"tiny\" count-end=#false\nfilter"));
     s.run(&["run", "p.kdl"]).exits(0);
-    let (keys, records) = journalled(&s);
+    let (keys, records) = s.journalled();
     assert_eq!((keys.len(), records), (201, 201));
 }
 

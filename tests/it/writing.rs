@@ -3,7 +3,6 @@
 
 use super::common::{Ran, Sandbox, until};
 use super::tiny;
-use std::collections::HashSet;
 use std::fmt::Write;
 
 const PIPELINE: &str = r#"
@@ -38,27 +37,6 @@ fn sandbox(rows: impl Iterator<Item = usize>) -> Sandbox {
     s
 }
 
-/// Keys of the whole records in all segments of the journal, and how many records there are.
-fn journalled(s: &Sandbox) -> (HashSet<Vec<u8>>, usize) {
-    let (mut keys, mut records) = (HashSet::new(), 0);
-    for (name, bytes) in s.tree(".idiolect/store/journal") {
-        let mut rest = match bytes.strip_prefix(b"idiojnl1") {
-            Some(rest) if name.ends_with(".seg") => rest,
-            _ => continue,
-        };
-        while rest.len() >= 28 {
-            let length = 28 + u32::from_le_bytes(rest[..4].try_into().unwrap()) as usize;
-            if rest.len() < length {
-                break;
-            }
-            keys.insert(rest[4..20].to_vec());
-            records += 1;
-            rest = &rest[length..];
-        }
-    }
-    (keys, records)
-}
-
 fn written(s: &Sandbox) -> Vec<String> {
     let text = String::from_utf8(s.read("runs/p/written.jsonl")).expect("UTF-8");
     text.lines().map(str::to_string).collect()
@@ -75,7 +53,7 @@ fn a_killed_writing_goes_on_and_ends_in_the_same_bytes() {
         let mut run = s.spawn(&["run", "p.kdl", "--quiet"]);
         // Killed soon after further texts are kept, so that every round gets somewhere.
         until("further texts or the end", || {
-            run.try_wait().unwrap().is_some() || (s.path(".idiolect/store/journal").exists() && journalled(&s).1 > seen)
+            run.try_wait().unwrap().is_some() || (s.path(".idiolect/store/journal").exists() && s.journalled().1 > seen)
         });
         std::thread::sleep(std::time::Duration::from_millis(wait));
         let ended = run.try_wait().unwrap();
@@ -86,13 +64,13 @@ fn a_killed_writing_goes_on_and_ends_in_the_same_bytes() {
             break;
         }
         kills += 1;
-        let (keys, records) = journalled(&s);
+        let (keys, records) = s.journalled();
         assert_eq!(keys.len(), records, "a text that was kept was written again");
         seen = records;
     }
     assert!(kills >= 2, "only {kills} kills: the run is too quick for this test");
     s.run(&["run", "p.kdl"]).exits(0);
-    let (keys, records) = journalled(&s);
+    let (keys, records) = s.journalled();
     assert_eq!((keys.len(), records), (ROWS, ROWS), "every row is written for, and none twice");
     assert_eq!(written(&s), written(&undisturbed));
     assert_eq!(s.parts(".idiolect/store"), undisturbed.parts(".idiolect/store"));
@@ -103,13 +81,13 @@ fn a_killed_writing_goes_on_and_ends_in_the_same_bytes() {
 fn ctrl_c_keeps_what_was_written() {
     let s = sandbox(0..1500);
     let run = s.spawn(&["run", "p.kdl"]);
-    until("texts are kept", || s.path(".idiolect/store/journal").exists() && journalled(&s).1 > 20);
+    until("texts are kept", || s.path(".idiolect/store/journal").exists() && s.journalled().1 > 20);
     super::runs::interrupt(&run);
     Ran::from(run.wait_with_output().unwrap()).exits(130).says(&["finished rows are kept"]);
-    let (keys, kept) = journalled(&s);
+    let (keys, kept) = s.journalled();
     assert!(kept < 1500, "the run is too quick for this test");
     s.run(&["run", "p.kdl"]).exits(0);
-    let (all, records) = journalled(&s);
+    let (all, records) = s.journalled();
     assert!(keys.is_subset(&all));
     assert_eq!((all.len(), records), (1500, 1500));
 }
@@ -119,14 +97,14 @@ fn texts_are_found_again_when_a_limit_grows() {
     let s = sandbox(0..90);
     s.run(&["run", "p.kdl", "-P", "limit=40"]).exits(0);
     let first = written(&s);
-    assert_eq!(journalled(&s).1, 40);
+    assert_eq!(s.journalled().1, 40);
     s.run(&["run", "p.kdl", "-P", "limit=70"]).exits(0);
     assert_eq!(written(&s)[..first.len()], first);
-    assert_eq!(journalled(&s).1, 70);
+    assert_eq!(s.journalled().1, 70);
     // Another prompt is another question, and a text of its own.
     s.write("ask.jinja", PROMPT.replace("Say", "Tell"));
     s.run(&["run", "p.kdl", "-P", "limit=10"]).exits(0);
-    assert_eq!(journalled(&s).1, 80);
+    assert_eq!(s.journalled().1, 80);
     assert_ne!(written(&s)[..5], first[..5]);
 }
 

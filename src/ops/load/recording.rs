@@ -8,7 +8,7 @@ use crate::config::{Replay, ReplayFrom};
 use crate::diag::{Diagnostic, Diagnostics, Spanned};
 use crate::exec::{Rejected, RunError};
 use crate::fetch::Fetcher;
-use crate::ops::rows::cell_json;
+use crate::ops::rows::{cell_json, cell_shown};
 use crate::ops::{Operator, ResolveCx, Resolved, did_you_mean, list};
 use crate::plan::NodeName;
 use arrow::array::RecordBatch;
@@ -168,7 +168,7 @@ impl Taker for Taken<'_> {
         let mut all = self.answers.borrow_mut();
         for row in 0..batch.num_rows() {
             if let Value::String(answer) = cell_json(&*answers, row) {
-                let key = on.iter().map(|c| plain(&cell_json(&**c, row))).collect();
+                let key = on.iter().map(|c| plain(&cell_shown(&**c, row))).collect();
                 all.entry(key).or_default().push(answer);
             }
         }
@@ -190,7 +190,7 @@ impl Taker for Taken<'_> {
 }
 
 /// A value as a prompt's input shows it: texts without quotes.
-pub fn plain(value: &Value) -> String {
+fn plain(value: &Value) -> String {
     match value {
         Value::String(text) => text.clone(),
         Value::Null => String::new(),

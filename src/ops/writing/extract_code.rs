@@ -1,11 +1,11 @@
 //! `extract-code`: the code of a response, as a response.
 
 use super::settings::{ON_TRUNCATED, PROMPT, SAMPLING, USAGE, WRITER, column, count, empty, joined};
-use super::{Prompt, Writing, drive, single};
+use super::single::OneCall;
+use super::{Prompt, Writing};
 use crate::diag::Diagnostics;
-use crate::exec::{NodeCx, RunError};
-use crate::ops::{FROM, FieldSpec, Fields, OUT, OpSpec, Operator, ResolveCx, Resolved};
-use serde_json::{Value, json};
+use crate::ops::{FROM, FieldSpec, Fields, OUT, OpSpec, Operator};
+use crate::teacher::Failure;
 
 pub static SPEC: OpSpec = OpSpec {
     name: "extract-code",
@@ -38,39 +38,18 @@ write "code-file" from="code" path="code.jsonl"
 const PARTS: &[&[FieldSpec]] = &[WRITER, &[column("extracted_code")], PROMPT, SAMPLING, ON_TRUNCATED, USAGE];
 const FIELDS: [FieldSpec; count(PARTS)] = joined(PARTS);
 
-#[derive(Debug)]
-struct ExtractCode {
-    writing: Writing,
-    prompt: Prompt,
-}
-
 fn build(fields: &Fields, diagnostics: &mut Diagnostics) -> Option<Box<dyn Operator>> {
     let writing = Writing::read(fields, diagnostics)?;
-    Some(Box::new(ExtractCode { writing, prompt: Prompt::built_in("extract-code") }))
+    Some(Box::new(OneCall { writing, prompt: Prompt::built_in("extract-code"), text: marked }))
 }
 
-impl Operator for ExtractCode {
-    fn canonical(&self) -> Value {
-        json!({ "writing": self.writing.canonical(), "prompt": self.prompt.canonical() })
+/// The marker and the code of an answer.
+fn marked(writing: &Writing, text: &str) -> Result<String, Failure> {
+    let code = code(text);
+    if code.trim().is_empty() {
+        return Err(empty());
     }
-
-    fn resolve(&self, cx: &mut ResolveCx<'_>) -> Option<Resolved> {
-        self.writing.resolve(cx, &[(&self.prompt, &[])], Vec::new())
-    }
-
-    fn run(&self, cx: &NodeCx) -> Result<(), RunError> {
-        let prompt = self.writing.bind(&self.prompt, &[], cx)?;
-        drive(cx, self.writing.teacher(cx)?, &|row| {
-            let marked = |text: &str| {
-                let code = code(text);
-                if code.trim().is_empty() {
-                    return Err(empty());
-                }
-                Ok(format!("{}\n{code}", self.writing.marker))
-            };
-            Ok(vec![single(&self.writing, prompt.ask(row, 0, &[])?, marked)])
-        })
-    }
+    Ok(format!("{}\n{code}", writing.marker))
 }
 
 /// The code of an answer: what its fences hold, or all of it. The first line's indentation is kept.

@@ -1,11 +1,10 @@
 //! `initial-prediction`: what the target answers before it is trained.
 
-use super::settings::{INPUTS, ON_TRUNCATED, PROMPT, SAMPLES, SAMPLING, USAGE, WRITER, column, count, joined, trimmed};
-use super::{Prompt, Writing, drive, single};
+use super::settings::{INPUTS, ON_TRUNCATED, PROMPT, SAMPLES, SAMPLING, USAGE, WRITER, column, count, joined};
+use super::single::{OneCall, trimmed};
+use super::{Prompt, Writing};
 use crate::diag::Diagnostics;
-use crate::exec::{NodeCx, RunError};
-use crate::ops::{FieldSpec, Fields, OUT, OpSpec, Operator, ResolveCx, Resolved};
-use serde_json::{Value, json};
+use crate::ops::{FieldSpec, Fields, OUT, OpSpec, Operator};
 
 pub static SPEC: OpSpec = OpSpec {
     name: "initial-prediction",
@@ -39,32 +38,7 @@ const PARTS: &[&[FieldSpec]] =
     &[WRITER, &[column("initial_prediction")], PROMPT, SAMPLING, SAMPLES, ON_TRUNCATED, USAGE];
 const FIELDS: [FieldSpec; count(PARTS)] = joined(PARTS);
 
-#[derive(Debug)]
-struct InitialPrediction {
-    writing: Writing,
-    prompt: Prompt,
-}
-
 fn build(fields: &Fields, diagnostics: &mut Diagnostics) -> Option<Box<dyn Operator>> {
     let writing = Writing::read(fields, diagnostics)?;
-    Some(Box::new(InitialPrediction { writing, prompt: Prompt::built_in("initial-prediction") }))
-}
-
-impl Operator for InitialPrediction {
-    fn canonical(&self) -> Value {
-        json!({ "writing": self.writing.canonical(), "prompt": self.prompt.canonical() })
-    }
-
-    fn resolve(&self, cx: &mut ResolveCx<'_>) -> Option<Resolved> {
-        self.writing.resolve(cx, &[(&self.prompt, &[])], Vec::new())
-    }
-
-    fn run(&self, cx: &NodeCx) -> Result<(), RunError> {
-        let prompt = self.writing.bind(&self.prompt, &[], cx)?;
-        drive(cx, self.writing.teacher(cx)?, &|row| {
-            (0..self.writing.samples)
-                .map(|sample| Ok(single(&self.writing, prompt.ask(row, sample, &[])?, trimmed)))
-                .collect()
-        })
-    }
+    Some(Box::new(OneCall { writing, prompt: Prompt::built_in("initial-prediction"), text: trimmed }))
 }

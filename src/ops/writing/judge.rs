@@ -2,7 +2,7 @@
 
 use super::{InRow, Writing};
 use crate::diag::{Diagnostic, Diagnostics, Spanned};
-use crate::eval::answer::{Answer, Checker, Extractor, Task, Verdict};
+use crate::eval::answer::{Answer, Checker, Extractor, OPTIONS, Task, Verdict};
 use crate::ops::{Default, FieldKind, FieldSpec, Fields, InputInfo, ResolveCx, is_number, is_string};
 use crate::teacher::Failure;
 use arrow::datatypes::DataType;
@@ -19,9 +19,6 @@ pub const JUDGE: &[FieldSpec] = &[
     )
     .default(Default::Str("marker")),
 ];
-
-/// Where the options of a question stand, as the contracts of data sets name them.
-const OPTIONS: [&str; 5] = ["option_1", "option_2", "option_3", "option_4", "option_5"];
 
 /// A checker, and the column of right answers.
 #[derive(Debug)]
@@ -66,16 +63,8 @@ impl Judge {
     /// The right answer of a row.
     pub fn gold(&self, row: &InRow) -> Result<Answer, Failure> {
         let name = &self.gold.value;
-        let text = match row.value(name) {
-            Value::Null => return Err(Failure::new("null-value", format!("`{name}` is null"))),
-            Value::String(text) => text,
-            number => number.to_string(),
-        };
-        let wanted = if self.checker.task == Task::Math { "number" } else { "option" };
-        let shown: String = text.chars().take(60).collect();
-        self.checker
-            .gold(&text, &options(row))
-            .ok_or_else(|| Failure::new("gold-unreadable", format!("`{name}` holds no {wanted}: \"{shown}\"")))
+        let gold = self.checker.gold_of(name, row.value(name), &options(row));
+        gold.map_err(|(reason, message)| Failure::new(reason, message))
     }
 
     /// What a text is worth for a row.

@@ -40,5 +40,4 @@ pub mod testing;
 pub use driver::drive;
 pub use prompt::{Bound, Prompt};
 pub use settings::Writing;
-pub use single::single;
 pub use task::{Cell, InRow, NewRow, RowTask, Step, Task, one};

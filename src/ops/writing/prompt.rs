@@ -4,7 +4,7 @@ use super::settings::Writing;
 use super::task::InRow;
 use crate::diag::{Diagnostic, Span, Spanned};
 use crate::exec::{NodeCx, RunError};
-use crate::ops::rows::{batches, cell_json};
+use crate::ops::rows::{batches, cell_shown};
 use crate::ops::{InputInfo, ResolveCx, is_number, is_string, list};
 use crate::prompt::{Input, InputKind, Template};
 use crate::teacher::{Ask, Failure, Row};
@@ -360,14 +360,7 @@ fn named(row: &InRow, values: &BTreeMap<String, Value>) -> Row {
     Row { id: row.id().to_string(), inputs: named.collect() }
 }
 
-/// A cell as prompts show it: whole numbers without a fraction, in whatever type the column is.
+/// A cell as prompts show it.
 pub(super) fn cell(batch: &RecordBatch, row: usize, column: &str) -> Value {
-    /// Up to here every whole number is a float.
-    const WHOLE: f64 = (1_u64 << 53) as f64;
-    let Some(column) = batch.column_by_name(column) else { return Value::Null };
-    let value = cell_json(column, row);
-    match value.as_f64() {
-        Some(number) if value.is_f64() && number.fract() == 0.0 && number.abs() < WHOLE => (number as i64).into(),
-        _ => value,
-    }
+    batch.column_by_name(column).map_or(Value::Null, |column| cell_shown(column, row))
 }

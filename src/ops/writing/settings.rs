@@ -474,8 +474,3 @@ impl Writing {
 pub fn empty() -> Failure {
     Failure::new("empty-answer", "the answer has no text")
 }
-
-/// An answer without white space around it, and otherwise as it is.
-pub fn trimmed(text: &str) -> Result<String, Failure> {
-    Ok(text.trim().to_string())
-}

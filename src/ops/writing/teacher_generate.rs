@@ -1,11 +1,10 @@
 //! `teacher-generate`: responses by a teacher, in the styles of the method or by a prompt of one's own.
 
-use super::settings::{INPUTS, ON_TRUNCATED, PROMPT, SAMPLES, SAMPLING, USAGE, WRITER, column, count, joined, trimmed};
-use super::{Prompt, Writing, drive, single};
+use super::settings::{INPUTS, ON_TRUNCATED, PROMPT, SAMPLES, SAMPLING, USAGE, WRITER, column, count, joined};
+use super::single::{OneCall, trimmed};
+use super::{Prompt, Writing};
 use crate::diag::{Diagnostic, Diagnostics};
-use crate::exec::{NodeCx, RunError};
-use crate::ops::{FieldKind, FieldSpec, Fields, OUT, OpSpec, Operator, ResolveCx, Resolved, list};
-use serde_json::{Value, json};
+use crate::ops::{FieldKind, FieldSpec, Fields, OUT, OpSpec, Operator, list};
 use std::path::PathBuf;
 
 pub static SPEC: OpSpec = OpSpec {
@@ -79,12 +78,6 @@ const WHAT: &[FieldSpec] = &[
 const PARTS: &[&[FieldSpec]] = &[WRITER, WHAT, &[column("response")], PROMPT, SAMPLING, SAMPLES, ON_TRUNCATED, USAGE];
 const FIELDS: [FieldSpec; count(PARTS)] = joined(PARTS);
 
-#[derive(Debug)]
-struct TeacherGenerate {
-    writing: Writing,
-    prompt: Prompt,
-}
-
 fn build(fields: &Fields, diagnostics: &mut Diagnostics) -> Option<Box<dyn Operator>> {
     let writing = Writing::read(fields, diagnostics);
     let prompt = match (fields.opt_str("style"), fields.opt_str("prompt")) {
@@ -104,24 +97,5 @@ fn build(fields: &Fields, diagnostics: &mut Diagnostics) -> Option<Box<dyn Opera
             return None;
         }
     };
-    Some(Box::new(TeacherGenerate { writing: writing?, prompt }))
-}
-
-impl Operator for TeacherGenerate {
-    fn canonical(&self) -> Value {
-        json!({ "writing": self.writing.canonical(), "prompt": self.prompt.canonical() })
-    }
-
-    fn resolve(&self, cx: &mut ResolveCx<'_>) -> Option<Resolved> {
-        self.writing.resolve(cx, &[(&self.prompt, &[])], Vec::new())
-    }
-
-    fn run(&self, cx: &NodeCx) -> Result<(), RunError> {
-        let prompt = self.writing.bind(&self.prompt, &[], cx)?;
-        drive(cx, self.writing.teacher(cx)?, &|row| {
-            (0..self.writing.samples)
-                .map(|sample| Ok(single(&self.writing, prompt.ask(row, sample, &[])?, trimmed)))
-                .collect()
-        })
-    }
+    Some(Box::new(OneCall { writing: writing?, prompt, text: trimmed }))
 }

@@ -111,10 +111,7 @@ impl Protocol for Anthropic {
             return whom.quota_spent(status, said);
         }
         if status == 400 && said.says(&["prompt is too long", "context window", "exceed context limit"]) {
-            return Verdict::row(
-                "too-long",
-                format!("the provider answered {status}: {}", whom.wire.quote(&said.message)),
-            );
+            return whom.too_long(status, said);
         }
         // `temperature: ...`, `max_tokens: 9000 > 8192, ...`: the settings are the same for all rows.
         let named =
@@ -126,12 +123,7 @@ impl Protocol for Anthropic {
     }
 
     fn told(&self, headers: &HeaderMap) -> (Told, Told) {
-        let of = |kind: &str| {
-            let [limit, remaining, reset] =
-                ["limit", "remaining", "reset"].map(|what| format!("anthropic-ratelimit-{kind}-{what}"));
-            Told::read(headers, &limit, &remaining, &reset)
-        };
-        (of("requests"), of("tokens"))
+        Told::both(headers, |kind, what| format!("anthropic-ratelimit-{kind}-{what}"))
     }
 }
 

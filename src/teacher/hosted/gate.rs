@@ -23,7 +23,17 @@ pub struct Told {
 }
 
 impl Told {
-    pub fn read(headers: &HeaderMap, limit: &str, remaining: &str, reset: &str) -> Self {
+    /// Of requests and of tokens; `name` makes a header's name of one of these words and of `limit`, `remaining` or
+    /// `reset`.
+    pub fn both(headers: &HeaderMap, name: impl Fn(&str, &str) -> String) -> (Self, Self) {
+        let of = |kind| {
+            let [limit, remaining, reset] = ["limit", "remaining", "reset"].map(|what| name(kind, what));
+            Self::read(headers, &limit, &remaining, &reset)
+        };
+        (of("requests"), of("tokens"))
+    }
+
+    fn read(headers: &HeaderMap, limit: &str, remaining: &str, reset: &str) -> Self {
         let number = |name| moment::text(headers, name)?.parse::<f64>().ok().filter(|n| n.is_finite() && *n >= 0.0);
         Self {
             limit: number(limit).filter(|n| *n >= 1.0),

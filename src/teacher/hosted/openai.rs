@@ -150,10 +150,7 @@ impl Protocol for OpenAi {
         }
         if said.is(&["context_length_exceeded", "exceed_context_size_error"]) || (status == 400 && said.says(TOO_LONG))
         {
-            return Verdict::row(
-                "too-long",
-                format!("the provider answered {status}: {}", whom.wire.quote(&said.message)),
-            );
+            return whom.too_long(status, said);
         }
         let filtered = said.is(&["content_filter", "content_policy_violation"]);
         if filtered || (status == 403 && said.says(&["moderation", "flagged"])) {
@@ -172,12 +169,7 @@ impl Protocol for OpenAi {
     }
 
     fn told(&self, headers: &HeaderMap) -> (Told, Told) {
-        let of = |kind: &str| {
-            let [limit, remaining, reset] =
-                ["limit", "remaining", "reset"].map(|what| format!("x-ratelimit-{what}-{kind}"));
-            Told::read(headers, &limit, &remaining, &reset)
-        };
-        (of("requests"), of("tokens"))
+        Told::both(headers, |kind, what| format!("x-ratelimit-{what}-{kind}"))
     }
 }
 

@@ -103,6 +103,10 @@ impl Whom<'_> {
         )
     }
 
+    pub fn too_long(&self, status: u16, said: &ApiError) -> Verdict {
+        Verdict::row("too-long", format!("the provider answered {status}: {}", self.wire.quote(&said.message)))
+    }
+
     pub fn not_found(&self, status: u16, said: &ApiError) -> Verdict {
         self.stop(
             "unknown-at-provider",
