@@ -70,6 +70,22 @@ pub struct ModelDecl {
     pub span: Span,
 }
 
+impl ModelDecl {
+    /// Whose weights it has, whatever it is called and in whatever number format it computes.
+    pub fn weights(&self) -> String {
+        match &self.source {
+            ModelSource::Manifest(name) => format!("data set `{}`", name.value),
+            ModelSource::Hub { repo, revision, file } => {
+                let part = |sign: char, p: &Option<Spanned<String>>| {
+                    p.as_ref().map(|text| format!("{sign}{}", text.value)).unwrap_or_default()
+                };
+                format!("`{}{}{}`", repo.value, part('@', revision), part('/', file))
+            }
+            ModelSource::Path(path) => format!("`{}`", path.value.display()),
+        }
+    }
+}
+
 #[derive(Debug, Clone)]
 pub enum ModelSource {
     /// A manifest in `datasets/` of kind `model`.

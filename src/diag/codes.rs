@@ -33,6 +33,42 @@ const fn code(code: &'static str, title: &'static str, doc: &'static str) -> Cod
 /// In alphabetical order.
 pub static CODES: &[Code] = &[
     code(
+        "adapter-file",
+        "An adapter's files cannot be read",
+        "An adapter is a folder of the peft library with `adapter_config.json` and `adapter_model.safetensors`. One of them is \
+missing, is damaged, or holds values that are not finite.",
+    ),
+    code(
+        "adapter-mismatch",
+        "An adapter does not fit the model",
+        "Every tensor of the adapter must have its place in the model, with the same shape, and every layer that it says it \
+changes must have its tensors. Use the adapter with the model that it was trained on.",
+    ),
+    code(
+        "adapter-of-another-model",
+        "An adapter is used with weights that it was not trained on",
+        "The plan knows which model an adapter of `lora-train` belongs to. Use it with a model of the same weights; the dtype \
+may be another.",
+    ),
+    code(
+        "adapter-rows",
+        "An input does not give exactly one adapter",
+        "The port `adapter` reads one row with the columns `adapter_config` and `adapter_weights`. Over a sweep, the reference \
+must choose one instance; several rows can be narrowed down with `filter`.",
+    ),
+    code(
+        "adapter-unsupported",
+        "An adapter of a kind that is not supported",
+        "LoRA adapters on the linear layers of attention and MLP are supported, with one rank and one alpha for all of them. \
+Other kinds of peft (DoRA, biases, whole modules that were trained, patterns of ranks) are not.",
+    ),
+    code(
+        "adapter-without-model",
+        "An adapter where no model of the pipeline is used",
+        "An adapter changes the weights of a model that runs here. Name the model with `model=`; for a local teacher give \
+`model=` in place of `teacher=`.",
+    ),
+    code(
         "ambiguous-fingerprint",
         "Several outputs have that beginning",
         "`store explain` takes the first characters of a fingerprint as long as only one output begins with them.",
@@ -531,6 +567,12 @@ pub static CODES: &[Code] = &[
         "`load` reads files: name one, or several with a glob such as `folder/*.jsonl`.",
     ),
     code("not-a-store", "The folder holds something else", "A store is made in a new or empty folder."),
+    code(
+        "not-an-adapter",
+        "A reference to rows where an adapter is expected",
+        "The port `adapter` takes the output of `lora-train` or `load-adapter`: a row with the columns `adapter_config` and \
+`adapter_weights`.",
+    ),
     code(
         "not-planned",
         "An operator was run without a plan",

@@ -3,6 +3,7 @@
 //! Fields are named as the checkpoint names their tensors. Weights are frozen; everything is computed by
 //! [`Kernels`].
 
+use super::adapter::{Adapter, PreparedAdapter, Target};
 use super::config::Config;
 use super::error::{Doing, Result};
 use super::kernels::{Angles, AttentionShape, FrozenLinear, Kernels, LayerCache, Packing, Part, Sequence, Turned};
@@ -14,7 +15,7 @@ use std::sync::Arc;
 type TensorResult<T> = candle_core::Result<T>;
 
 /// A loaded decoder with its language-model head.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Decoder {
     embed_tokens: Embedding,
     pub(super) layers: Vec<Layer>,
@@ -23,17 +24,19 @@ pub struct Decoder {
     pub(super) inverse_frequencies: Vec<f32>,
     pub(super) kernels: Arc<dyn Kernels>,
     pub(super) device: Device,
+    /// Added to the layers' outputs in every pass.
+    adapter: Option<Arc<PreparedAdapter>>,
 }
 
 /// The embedding table `[vocab_size, hidden_size]`.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 enum Embedding {
     Table(Tensor),
     /// The rows of a layer: of the head, where they are tied, or of a quantised table.
     Rows(Arc<dyn FrozenLinear>),
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Layer {
     pub(super) input_layernorm: Norm,
     pub(super) self_attn: Attention,
@@ -41,7 +44,7 @@ pub(super) struct Layer {
     pub(super) mlp: Mlp,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Attention {
     /// `q_proj`, `k_proj` and `v_proj` side by side.
     pub(super) qkv_proj: Arc<dyn FrozenLinear>,
@@ -51,14 +54,14 @@ pub(super) struct Attention {
     pub(super) shape: AttentionShape,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Mlp {
     /// `gate_proj` and `up_proj` side by side.
     pub(super) gate_up_proj: Arc<dyn FrozenLinear>,
     pub(super) down_proj: Arc<dyn FrozenLinear>,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Norm {
     pub(super) weight: Tensor,
     pub(super) eps: f32,
@@ -179,7 +182,13 @@ impl Decoder {
             inverse_frequencies: inverse_frequencies(config.rope_theta, config.head_dim, &config.rope_scaling),
             kernels: kernels.clone(),
             device: device.clone(),
+            adapter: None,
         })
+    }
+
+    /// The same frozen weights, in the same memory, with an adapter.
+    pub fn with_adapter(&self, adapter: &Adapter) -> Result<Self> {
+        Ok(Self { adapter: Some(Arc::new(adapter.prepare(self)?)), ..self.clone() })
     }
 
     /// Whether sequences can be packed together without changing each other's bits.
@@ -245,9 +254,10 @@ impl Decoder {
         let mut y = self.layers.first().map_or(&self.norm, |l| &l.input_layernorm).forward(&x, kernels)?;
         for (i, layer) in self.layers.iter().enumerate() {
             let mut caches: Vec<_> = kept.iter_mut().map(|s| s.as_mut().map(|s| &mut s.layers[i])).collect();
-            let delta = layer.self_attn.forward(&y, &angles, packing, &mut caches, kernels)?;
+            let updates = Updates { adapter: self.adapter.as_deref(), layer: i };
+            let delta = layer.self_attn.forward(&y, &angles, packing, &mut caches, kernels, updates)?;
             (x, y) = layer.post_attention_layernorm.add_forward(&x, &delta, kernels)?;
-            let delta = layer.mlp.forward(&y, kernels)?;
+            let delta = layer.mlp.forward(&y, kernels, updates)?;
             let norm = self.layers.get(i + 1).map_or(&self.norm, |l| &l.input_layernorm);
             (x, y) = norm.add_forward(&x, &delta, kernels)?;
         }
@@ -272,6 +282,26 @@ impl Decoder {
     }
 }
 
+/// What the adapter, if there is one, adds to the outputs of a layer.
+#[derive(Clone, Copy)]
+struct Updates<'a> {
+    adapter: Option<&'a PreparedAdapter>,
+    layer: usize,
+}
+
+impl Updates<'_> {
+    fn add(self, targets: &[(Target, usize)], x: &Tensor, y: Tensor) -> TensorResult<Tensor> {
+        match self.adapter {
+            Some(adapter) => adapter.add(self.layer, targets, x, y),
+            None => Ok(y),
+        }
+    }
+
+    fn changes(self, targets: &[Target]) -> bool {
+        self.adapter.is_some_and(|adapter| adapter.changes(self.layer, targets))
+    }
+}
+
 impl Attention {
     fn forward(
         &self,
@@ -280,22 +310,34 @@ impl Attention {
         packing: &Packing,
         kept: &mut [Option<&mut LayerCache>],
         kernels: &dyn Kernels,
+        updates: Updates<'_>,
     ) -> TensorResult<Tensor> {
         let norms = self.q_norm.as_ref().zip(self.k_norm.as_ref());
         let eps = norms.map_or(0.0, |(q, _)| q.eps);
         let turned = Turned { norms: norms.map(|(q, k)| (&q.weight, &k.weight)), eps, angles };
-        let qkv = self.qkv_proj.forward(x)?;
-        self.o_proj.forward(&kernels.attention(qkv, turned, &self.shape, packing, kept)?)
+        let [queries, keys, values] = self.shape.columns();
+        let columns = [(Target::Query, queries), (Target::Key, keys), (Target::Value, values)];
+        let qkv = updates.add(&columns, x, self.qkv_proj.forward(x)?)?;
+        let attended = kernels.attention(qkv, turned, &self.shape, packing, kept)?;
+        updates.add(&[(Target::Output, 0)], &attended, self.o_proj.forward(&attended)?)
     }
 }
 
 impl Mlp {
-    fn forward(&self, x: &Tensor, kernels: &dyn Kernels) -> TensorResult<Tensor> {
-        let gated = match self.gate_up_proj.gated(x)? {
-            Some(gated) => gated,
-            None => kernels.swiglu(&self.gate_up_proj.forward(x)?)?,
+    fn forward(&self, x: &Tensor, kernels: &dyn Kernels, updates: Updates<'_>) -> TensorResult<Tensor> {
+        let gated = match updates.changes(&[Target::Gate, Target::Up]) {
+            true => None,
+            false => self.gate_up_proj.gated(x)?,
         };
-        self.down_proj.forward(&gated)
+        let gated = match gated {
+            Some(gated) => gated,
+            None => {
+                let gate_up = self.gate_up_proj.forward(x)?;
+                let width = gate_up.dim(1)? / 2;
+                kernels.swiglu(&updates.add(&[(Target::Gate, 0), (Target::Up, width)], x, gate_up)?)?
+            }
+        };
+        updates.add(&[(Target::Down, 0)], &gated, self.down_proj.forward(&gated)?)
     }
 }
 

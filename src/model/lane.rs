@@ -4,25 +4,28 @@
 //! lane gives everything to the engine of its model, so that all operators' work goes through the same passes; it
 //! prefers models that are already loaded, and makes room by dropping the model that was used longest ago.
 
+use super::adapter::{Adapter, AdapterFile};
 use super::device::{self, DeviceChoice};
 use super::engine::{Counts, Engine};
 use super::error::Result;
 use super::generate::{GenerateFailure, GenerateRequest, Generated, Prompted};
 use super::language_model::{Encoded, LanguageModel, TextModel};
 use super::ticket::{Address, Ticket};
-use super::{ModelFiles, ModelLane, ScoreFailure, ScoreRequest, Scored, Written};
+use super::{Call, ModelFiles, ModelLane, ScoreFailure, ScoreRequest, Scored, Written};
 use crate::config::ModelDecl;
 use crate::exec::{Lanes, RunError};
 use crate::plan::ModelInfo;
 use crate::size;
 use candle_core::Device;
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::panic::AssertUnwindSafe;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::thread::JoinHandle;
 
 /// Tokens that a model computes before others may have a turn.
 const TURN_TOKENS: u64 = 16_384;
+/// Adapters of a model that are kept packed.
+const ADAPTERS: usize = 8;
 /// How often a model that is not loaded may be passed over in favour of one that is.
 const PATIENCE: u32 = 32;
 
@@ -74,18 +77,27 @@ impl Lanes for ModelLanes {
         let mut handles = lock(&self.handles);
         let handle = handles.entry((name.to_string(), model.digest.clone())).or_insert_with(|| {
             let (files, lane) = (self.files.clone(), self.lane.clone());
-            Arc::new(Handle { info: model.clone(), files, lane, loaded: Mutex::default() })
+            let source = HandleSource::Files(files);
+            Arc::new(Handle { info: model.clone(), source, lane, loaded: Mutex::default(), adapted: Mutex::default() })
         });
-        Ok(handle.clone())
+        Ok(Arc::new(handle.clone()))
     }
 }
 
-/// A declared model and the lane that it runs on.
+/// A declared model, perhaps with an adapter, and the lane that it runs on.
 struct Handle {
     info: ModelInfo,
-    files: FileSource,
+    source: HandleSource,
     lane: Arc<Lane>,
     loaded: Mutex<Option<Arc<Resident>>>,
+    /// The same model with adapters that are in use, by their digests.
+    adapted: Mutex<HashMap<String, Weak<Handle>>>,
+}
+
+enum HandleSource {
+    Files(FileSource),
+    /// Another handle's weights with an adapter.
+    Adapted(Arc<Handle>, AdapterFile),
 }
 
 /// A model's files and what is read of them besides weights.
@@ -93,6 +105,20 @@ struct Resident {
     name: String,
     files: ModelFiles,
     text: Arc<TextModel>,
+    adapter: Option<Adapted>,
+}
+
+/// An adapter and the model whose weights it is added to.
+struct Adapted {
+    base: Arc<Resident>,
+    adapter: Adapter,
+}
+
+impl Resident {
+    /// Whose weights it needs.
+    fn base(self: &Arc<Self>) -> &Arc<Resident> {
+        self.adapter.as_ref().map_or(self, |adapted| &adapted.base)
+    }
 }
 
 impl Handle {
@@ -103,15 +129,26 @@ impl Handle {
             return Ok(resident.clone());
         }
         let name = self.info.decl.name.clone();
-        let files = (self.files)(&self.info.decl).map_err(|e| about(&name, e))?;
-        let text = Arc::new(TextModel::load(&files).map_err(|e| about(&name, e))?);
-        let resident = Arc::new(Resident { name, files, text });
+        let resident = match &self.source {
+            HandleSource::Files(files) => {
+                let files = files(&self.info.decl).map_err(|e| about(&name, e))?;
+                let text = Arc::new(TextModel::load(&files).map_err(|e| about(&name, e))?);
+                Resident { name, files, text, adapter: None }
+            }
+            HandleSource::Adapted(base, file) => {
+                let base = base.resident()?;
+                let adapter = file.adapter(&base.text.config).map_err(|e| about(&name, e))?;
+                let (files, text) = (base.files.clone(), base.text.clone());
+                Resident { name, files, text, adapter: Some(Adapted { base, adapter }) }
+            }
+        };
+        let resident = Arc::new(resident);
         *loaded = Some(resident.clone());
         Ok(resident)
     }
 }
 
-impl ModelLane for Handle {
+impl ModelLane for Arc<Handle> {
     fn submit_score(
         &self,
         rows: &[ScoreRequest],
@@ -137,6 +174,39 @@ impl ModelLane for Handle {
         tokens.map_err(|e| {
             about(&self.info.decl.name, RunError::failed("model-failed", format!("tokens of a text: {e}")))
         })
+    }
+
+    fn text(&self) -> Result<Arc<TextModel>> {
+        Ok(self.resident()?.text.clone())
+    }
+
+    fn adapted(&self, adapter: AdapterFile) -> Result<Arc<dyn ModelLane>> {
+        // Adapters are not added up: the one that is asked for takes the place of another.
+        let base = match &self.source {
+            HandleSource::Files(_) => self,
+            HandleSource::Adapted(base, _) => base,
+        };
+        let digest = adapter.digest();
+        let mut adapted = lock(&base.adapted);
+        adapted.retain(|_, handle| handle.strong_count() > 0);
+        if let Some(handle) = adapted.get(&digest).and_then(Weak::upgrade) {
+            return Ok(Arc::new(handle));
+        }
+        let info = ModelInfo { digest: format!("{}+{digest}", base.info.digest), ..base.info.clone() };
+        let handle = Arc::new(Handle {
+            info,
+            source: HandleSource::Adapted(base.clone(), adapter),
+            lane: base.lane.clone(),
+            loaded: Mutex::default(),
+            adapted: Mutex::default(),
+        });
+        adapted.insert(digest, Arc::downgrade(&handle));
+        Ok(Arc::new(handle))
+    }
+
+    fn post_call(&self, call: Call) -> Result<()> {
+        let resident = self.resident()?;
+        self.lane.take(resident, vec![Task::Call(call)])
     }
 
     fn context(&self) -> Result<u32> {
@@ -173,6 +243,7 @@ impl Handle {
 enum Task {
     Score(Encoded, Address<std::result::Result<Scored, ScoreFailure>>),
     Generate(Prompted, Address<std::result::Result<Vec<Generated>, GenerateFailure>>),
+    Call(Call),
 }
 
 /// What callers have handed in since the lane last looked.
@@ -269,7 +340,32 @@ struct Turns {
 struct Station {
     model: Arc<Resident>,
     engine: Engine,
+    /// What callers do with the model themselves.
+    calls: VecDeque<Call>,
     passed_over: u32,
+}
+
+impl Station {
+    fn new(model: Arc<Resident>) -> Self {
+        Self { model, engine: Engine::default(), calls: VecDeque::new(), passed_over: 0 }
+    }
+
+    fn is_idle(&self) -> bool {
+        self.engine.is_idle() && self.calls.is_empty()
+    }
+
+    fn take(&mut self, task: Task) {
+        match task {
+            Task::Score(row, address) => self.engine.take_row(row, address),
+            Task::Generate(request, address) => self.engine.take_request(request, address),
+            Task::Call(call) => self.calls.push_back(call),
+        }
+    }
+
+    fn fail(&mut self, error: &RunError) {
+        self.engine.fail(error);
+        self.calls.drain(..).for_each(|call| call(Err(error)));
+    }
 }
 
 struct Turn {
@@ -280,35 +376,29 @@ struct Turn {
 
 impl Turns {
     fn is_idle(&self) -> bool {
-        self.stations.iter().all(|s| s.engine.is_idle())
+        self.stations.iter().all(Station::is_idle)
     }
 
     fn take(&mut self, model: Arc<Resident>, tasks: Vec<Task>) {
         let known = self.stations.iter().position(|s| Arc::ptr_eq(&s.model, &model));
         let at = known.unwrap_or_else(|| {
-            self.stations.push(Station { model, engine: Engine::default(), passed_over: 0 });
+            self.stations.push(Station::new(model));
             self.stations.len() - 1
         });
-        let engine = &mut self.stations[at].engine;
-        for task in tasks {
-            match task {
-                Task::Score(row, address) => engine.take_row(row, address),
-                Task::Generate(request, address) => engine.take_request(request, address),
-            }
-        }
+        tasks.into_iter().for_each(|task| self.stations[at].take(task));
     }
 
     /// One pass of the model whose turn it is. Failures are answered. Gives what was done.
     fn pass(&mut self, options: &LaneOptions) -> Counts {
         if (options.stopping)() {
-            self.stations.iter_mut().for_each(|s| s.engine.fail(&RunError::Interrupted));
+            self.stations.iter_mut().for_each(|s| s.fail(&RunError::Interrupted));
             return Counts::default();
         }
         let Some(at) = self.whose_turn() else { return Counts::default() };
         let before = self.stations[at].engine.counts();
         if let Err(error) = self.pass_of(at, options) {
             let station = &mut self.stations[at];
-            station.engine.fail(&about(&station.model.name, error));
+            station.fail(&about(&station.model.name, error));
         }
         let done = self.stations[at].engine.counts() - before;
         if let Some(turn) = &mut self.turn {
@@ -323,14 +413,22 @@ impl Turns {
             None => self.models.insert(Models::open(options)?),
         };
         let resident = self.stations[at].model.clone();
-        while let Some(dropped) = models.make_room(&resident)? {
-            let held = self.stations.iter_mut().filter(|s| Arc::ptr_eq(&s.model, &dropped.resident));
+        while let Some(dropped) = models.make_room(resident.base())? {
+            let held = self.stations.iter_mut().filter(|s| Arc::ptr_eq(s.model.base(), &dropped.resident));
             held.for_each(|s| s.engine.set_back(&dropped.model));
         }
-        models.load(&resident)?;
-        let engine = &mut self.stations[at].engine;
-        engine.limits.memory = models.memory_for_texts();
-        engine.pass(&models.loaded.last().expect("loaded just now").model)
+        models.load(resident.base())?;
+        let memory = models.memory_for_texts();
+        let model = models.loaded.last_mut().expect("loaded just now").model(&resident)?;
+        let station = &mut self.stations[at];
+        if let Some(call) = station.calls.pop_front() {
+            call(Ok(model));
+            // A call is a turn: others have theirs before the next.
+            self.turn = None;
+            return Ok(());
+        }
+        station.engine.limits.memory = memory;
+        station.engine.pass(model)
     }
 
     /// The station of the current turn, as long as it lasts; then the next.
@@ -338,15 +436,15 @@ impl Turns {
         if let Some(turn) = &self.turn
             && turn.tokens < TURN_TOKENS
         {
-            let station = |s: &Station| Arc::ptr_eq(&s.model, &turn.model) && !s.engine.is_idle();
+            let station = |s: &Station| Arc::ptr_eq(&s.model, &turn.model) && !s.is_idle();
             if let Some(at) = self.stations.iter().position(station) {
                 return Some(at);
             }
         }
         let models = &self.models;
-        let holds = |model: &Arc<Resident>| models.as_ref().is_some_and(|m| m.holds(model));
+        let holds = |model: &Arc<Resident>| models.as_ref().is_some_and(|m| m.holds(model.base()));
         // What an idle engine of a loaded model keeps may be of use yet.
-        self.stations.retain(|s| !s.engine.is_idle() || holds(&s.model));
+        self.stations.retain(|s| !s.is_idle() || holds(&s.model));
         let at = next_turn(&mut self.stations, holds)?;
         // To the end: all others have waited longer now.
         let station = self.stations.remove(at);
@@ -359,10 +457,10 @@ impl Turns {
 /// Whose turn is next: of the model that has waited longest among the loaded ones, or of the one in front when none
 /// is loaded or its patience is at an end.
 fn next_turn(stations: &mut [Station], loaded: impl Fn(&Arc<Resident>) -> bool) -> Option<usize> {
-    let front = stations.iter().position(|s| !s.engine.is_idle())?;
+    let front = stations.iter().position(|s| !s.is_idle())?;
     stations[front].passed_over += 1;
     let impatient = stations[front].passed_over > PATIENCE;
-    let preferred = stations.iter().position(|s| !impatient && !s.engine.is_idle() && loaded(&s.model));
+    let preferred = stations.iter().position(|s| !impatient && !s.is_idle() && loaded(&s.model));
     let at = preferred.unwrap_or(front);
     stations[at].passed_over = 0;
     Some(at)
@@ -381,6 +479,25 @@ struct Loaded {
     resident: Arc<Resident>,
     bytes: u64,
     model: LanguageModel,
+    /// The same weights with adapters, the one used last at the end.
+    adapted: Vec<(Arc<Resident>, LanguageModel)>,
+}
+
+impl Loaded {
+    /// The model itself or with an adapter, which is packed on first use.
+    fn model(&mut self, wanted: &Arc<Resident>) -> Result<&LanguageModel> {
+        let Some(adapted) = &wanted.adapter else { return Ok(&self.model) };
+        match self.adapted.iter().position(|(resident, _)| Arc::ptr_eq(resident, wanted)) {
+            Some(at) => self.adapted[at..].rotate_left(1),
+            None => {
+                if self.adapted.len() == ADAPTERS {
+                    self.adapted.remove(0);
+                }
+                self.adapted.push((wanted.clone(), self.model.with_adapter(&adapted.adapter)?));
+            }
+        }
+        Ok(&self.adapted.last().expect("moved or added just now").1)
+    }
 }
 
 impl Models {
@@ -426,14 +543,15 @@ impl Models {
         Ok((self.held() + bytes > self.memory).then(|| self.loaded.remove(0)))
     }
 
-    /// Loads a model on first use, and moves it to the end.
-    fn load(&mut self, model: &Arc<Resident>) -> Result<()> {
-        let loaded = match self.loaded.iter().position(|l| Arc::ptr_eq(&l.resident, model)) {
+    /// Loads weights on first use, and moves them to the end.
+    fn load(&mut self, base: &Arc<Resident>) -> Result<()> {
+        let loaded = match self.loaded.iter().position(|l| Arc::ptr_eq(&l.resident, base)) {
             Some(position) => self.loaded.remove(position),
             None => Loaded {
-                resident: model.clone(),
-                bytes: model.text.weight_bytes(&model.files),
-                model: LanguageModel::load(&model.files, model.text.clone(), &self.device)?,
+                resident: base.clone(),
+                bytes: base.text.weight_bytes(&base.files),
+                model: LanguageModel::load(&base.files, base.text.clone(), &self.device)?,
+                adapted: Vec::new(),
             },
         };
         self.loaded.push(loaded);

@@ -1,5 +1,6 @@
 //! A model as a whole: its text side, and its weights. [`Engine`](super::Engine) puts it to work.
 
+use super::adapter::Adapter;
 use super::chat::{ChatTemplate, SpecialTokens};
 use super::config::{Architecture, Config};
 use super::decoder::Decoder;
@@ -302,6 +303,12 @@ impl LanguageModel {
     /// A model out of parts.
     pub fn new(text: Arc<TextModel>, decoder: Decoder) -> Self {
         Self { text, decoder, on_cpu: true }
+    }
+
+    /// The same weights, in the same memory, with an adapter.
+    pub fn with_adapter(&self, adapter: &Adapter) -> Result<Self> {
+        let decoder = self.decoder.with_adapter(adapter)?;
+        Ok(Self { text: self.text.clone(), decoder, on_cpu: self.on_cpu })
     }
 
     /// What computes it.

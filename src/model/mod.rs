@@ -9,6 +9,7 @@
 //! A row's score and a request's text depend on the row and the model alone: never on what else is in a pass, on the
 //! order of passes, or on the number of threads.
 
+pub mod adapter;
 pub mod chat;
 pub mod config;
 pub mod decoder;
@@ -30,6 +31,7 @@ pub mod tokenizer;
 pub mod train;
 pub mod weights;
 
+pub use adapter::AdapterFile;
 pub use device::{DEVICE_VARIABLE, DeviceChoice};
 pub use engine::{Counts, Engine, Limits};
 pub use files::{ModelFiles, Precision, WeightFiles};
@@ -41,6 +43,7 @@ pub use ticket::{Address, Mailbox, Ticket};
 pub mod cpu;
 
 use crate::exec::RunError;
+use std::sync::Arc;
 
 /// A prompt and a response under a model's chat template.
 #[derive(Debug, Clone, PartialEq)]
@@ -75,6 +78,9 @@ pub enum ScoreFailure {
 
 /// The samples of a request, or why it has none.
 pub type Written = Result<Vec<Generated>, GenerateFailure>;
+
+/// Work with a model itself, or with the reason why there is none.
+pub type Call = Box<dyn FnOnce(Result<&LanguageModel, &RunError>) + Send>;
 
 /// A model on a device, shared by the operators that use it. Their work goes through the same passes.
 pub trait ModelLane: Send + Sync {
@@ -111,6 +117,17 @@ pub trait ModelLane: Send + Sync {
         self.submit_generate(requests)?.wait()
     }
 
+    /// The model's text side: tokenizer, chat template, configuration. No weights are loaded for it.
+    fn text(&self) -> Result<Arc<TextModel>, RunError>;
+
+    /// The same model with an adapter: its weights are shared, its digest names both. An adapter that does not fit fails
+    /// on first use.
+    fn adapted(&self, adapter: AdapterFile) -> Result<Arc<dyn ModelLane>, RunError>;
+
+    /// Hands in work that uses the model itself, such as a step of training. It is done on the lane's thread, where nothing
+    /// else computes meanwhile; other work has its turn between two calls. `Err` says why the model is not there.
+    fn post_call(&self, call: Call) -> Result<(), RunError>;
+
     /// Tokens of a text, none added. Needs the tokenizer alone: no weights are loaded for it.
     fn tokens(&self, text: &str) -> Result<Vec<u32>, RunError>;
 
@@ -124,6 +141,22 @@ pub trait ModelLane: Send + Sync {
 
     /// Digest of everything about the model that changes a number, as in the plan. Scopes of journals name it.
     fn digest(&self) -> &str;
+}
+
+impl dyn ModelLane {
+    /// Has work done with the model itself and waits for what it gives.
+    pub fn call<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&LanguageModel) -> Result<T, RunError> + Send + 'static,
+    ) -> Result<T, RunError> {
+        let (mut ticket, mut addresses) = Ticket::new(1);
+        let address = addresses.pop().expect("one was asked for");
+        self.post_call(Box::new(move |model| match model.map_err(Clone::clone).and_then(work) {
+            Ok(given) => address.answer(given),
+            Err(error) => address.fail(&error),
+        }))?;
+        ticket.next().expect("one result").map(|(_, given)| given)
+    }
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 //! This folder is the one place that knows both the plan and the machinery. An operator is decoded by its
 //! [`OpSpec`], judged at plan time by [`Operator::resolve`] and run by [`Operator::run`].
 
+pub mod adapters;
 mod check_answer;
 mod concat;
 mod deduplicate;

@@ -1,7 +1,7 @@
 //! `score-ppl`: how familiar a model is with a response, as perplexity.
 
 use super::rows::{Slabs, arrow_failed, batches, reject_row, text_column as texts};
-use super::{FROM, FieldKind, FieldSpec, Fields, OUT, OpSpec, Operator, ResolveCx, Resolved};
+use super::{FROM, FieldKind, FieldSpec, Fields, OUT, OpSpec, Operator, ResolveCx, Resolved, adapters};
 use crate::diag::{Diagnostics, Span, Spanned};
 use crate::exec::{NodeCx, RunError};
 use crate::model::{ModelLane, ScoreFailure, ScoreRequest, Scored, Ticket};
@@ -46,7 +46,7 @@ Rows go to quarantine as `too-long` (prompt and response together exceed `max-to
 `empty-response`, `null-value`, `template` (the chat template refused the conversation) or `not-finite` (the model gave
 a likelihood that is no number). With `on-too-long=\"fail\"` the first row that is too long ends the run.",
     version: 1,
-    inputs: FROM,
+    inputs: &[FROM[0], adapters::PORT],
     outputs: OUT,
     fields: &[
         FieldSpec::new("model", FieldKind::Model, "the model whose familiarity is measured").required(),
@@ -153,7 +153,8 @@ impl Operator for ScorePpl {
             let context = self.max_tokens.as_ref().map_or(Some(()), |n| cx.need_context(model, n.value.into(), n.span));
             template.and(context).is_some()
         });
-        let (outputs, _, _) = (outputs?, question?, response?);
+        let adapter = adapters::check(cx, Some(&self.model));
+        let (outputs, _, _, ()) = (outputs?, question?, response?, adapter?);
         if !fits {
             return None;
         }
@@ -173,7 +174,7 @@ impl Operator for ScorePpl {
     }
 
     fn run(&self, cx: &NodeCx) -> Result<(), RunError> {
-        let lane = cx.model(&self.model.value)?;
+        let lane = adapters::lane(cx, &self.model.value)?;
         let scope = json!({ "op": SPEC.name, "version": SPEC.version, "model": lane.digest() });
         let journal = cx.journal(&scope)?;
         let context = lane.context()?;

@@ -3,7 +3,9 @@
 use super::rows::RowArgs;
 use super::{Loaded, ModelArgs, Work};
 use crate::exec::RunError;
-use crate::model::train::{AdamWConfig, Adapter, Example, LoraConfig, Schedule, Shape, StepReport, Trainer, WarmUp};
+use crate::model::adapter::{Adapter, LoraConfig};
+use crate::model::decoder::Decoder;
+use crate::model::train::{AdamWConfig, Example, Schedule, Shape, StepReport, Trainer, WarmUp};
 use serde_json::json;
 
 #[derive(Debug, clap::Args)]
@@ -34,10 +36,10 @@ pub fn run(args: &Args) -> Result<(), RunError> {
     let mut rows: Vec<Example> = loaded.encode(&requests)?.iter().map(Example::response).collect();
     // Rows of like length together, as the peer has them.
     rows.sort_by_key(|row| row.tokens.len());
-    let mut trainer = trainer(args, &loaded)?;
-    steps(&mut trainer, &rows[..rows.len().min(args.batch)], args.batch)?;
+    let (decoder, mut trainer) = (loaded.model.decoder(), trainer(args, &loaded));
+    steps(&mut trainer, decoder, &rows[..rows.len().min(args.batch)], args.batch)?;
 
-    let (reports, work) = loaded.time(|| steps(&mut trainer, &rows, args.batch))?;
+    let (reports, work) = loaded.time(|| steps(&mut trainer, decoder, &rows, args.batch))?;
     let tokens = rows.iter().map(|row| row.tokens.len()).sum();
     let losses: Vec<_> = reports.iter().map(|step| step.loss).collect();
     let work = Work { rows: Some(rows.len()), tokens, ..work };
@@ -45,7 +47,7 @@ pub fn run(args: &Args) -> Result<(), RunError> {
     Ok(())
 }
 
-fn trainer<'a>(args: &Args, loaded: &'a Loaded) -> Result<Trainer<'a>, RunError> {
+fn trainer(args: &Args, loaded: &Loaded) -> Trainer {
     let config = LoraConfig { rank: args.rank, alpha: 2.0 * args.rank as f64, ..LoraConfig::default() };
     let adapter = Adapter::new(config, &loaded.model.text.config, 0);
     let schedule = Schedule {
@@ -55,11 +57,16 @@ fn trainer<'a>(args: &Args, loaded: &'a Loaded) -> Result<Trainer<'a>, RunError>
         warm_up_steps: 0,
         warm_up: WarmUp::default(),
     };
-    let mut trainer = Trainer::new(loaded.model.decoder(), adapter, AdamWConfig::default(), schedule);
+    let mut trainer = Trainer::new(adapter, AdamWConfig::default(), schedule);
     trainer.pass.checkpointing = args.checkpointing;
-    Ok(trainer)
+    trainer
 }
 
-fn steps(trainer: &mut Trainer<'_>, rows: &[Example], batch: usize) -> Result<Vec<StepReport>, RunError> {
-    rows.chunks(batch).map(|rows| trainer.step(&rows.iter().collect::<Vec<_>>())).collect()
+fn steps(
+    trainer: &mut Trainer,
+    decoder: &Decoder,
+    rows: &[Example],
+    batch: usize,
+) -> Result<Vec<StepReport>, RunError> {
+    rows.chunks(batch).map(|rows| trainer.step(decoder, &rows.iter().collect::<Vec<_>>())).collect()
 }

@@ -52,6 +52,12 @@ impl AttentionShape {
         cpu::Attention { heads, kv_heads, head_dim, scale: self.scale() as f32, window }
     }
 
+    /// Where queries, keys and values of a token begin.
+    pub fn columns(&self) -> [usize; 3] {
+        let keys = self.heads * self.head_dim;
+        [0, keys, keys + self.key_value_heads * self.head_dim]
+    }
+
     /// Queries, keys and values of a token side by side.
     pub fn qkv_width(&self) -> usize {
         (self.heads + 2 * self.key_value_heads) * self.head_dim

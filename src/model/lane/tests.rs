@@ -1,5 +1,7 @@
+use super::super::adapter::{LoraConfig, Target};
 use super::super::gguf_tests::{folder_files, request};
 use super::super::synthetic;
+use super::super::train::pass::{self, Example, PassOptions};
 use super::*;
 use crate::config::ModelSource;
 use crate::diag::{SourceId, Span, Spanned};
@@ -154,10 +156,10 @@ fn loaded_models_go_first_until_patience_ends() {
     let files = folder_files(folder.path());
     let text = Arc::new(TextModel::load(&files).unwrap());
     let station = |name: &str| {
-        let model = Arc::new(Resident { name: name.into(), files: files.clone(), text: text.clone() });
+        let model = Arc::new(Resident { name: name.into(), files: files.clone(), text: text.clone(), adapter: None });
         let mut engine = Engine::default();
         std::mem::forget(engine.score(vec![Encoded { tokens: vec![1, 2], prompt: 1, end: 0 }]));
-        Station { model, engine, passed_over: 0 }
+        Station { engine, ..Station::new(model) }
     };
     let mut stations = vec![station("cold"), station("warm")];
     for turn in 0..=PATIENCE {
@@ -241,4 +243,80 @@ fn a_text_that_can_never_fit_says_what_to_lower() {
     // A shorter one goes through, and rows as well.
     assert!(lane.generate(&[greedy("question", 20)]).unwrap()[0].is_ok());
     assert!(lane.score(&rows(), None).unwrap().iter().all(|score| score.is_ok()));
+}
+
+/// An adapter that changes what the small model says, in all its layers.
+fn adapter(shift: f32) -> AdapterFile {
+    let (folder, ..) = lanes(LaneOptions::default());
+    let config = TextModel::load(&folder_files(folder.path())).unwrap().config;
+    let targets = Target::ALL.to_vec();
+    let mut adapter = Adapter::new(LoraConfig { rank: 2, targets, ..LoraConfig::default() }, &config, 3);
+    let values = synthetic::values("adapter", adapter.values.len());
+    adapter.values.iter_mut().zip(values).for_each(|(value, more)| *value += shift * more);
+    AdapterFile::new(&adapter, "small").unwrap()
+}
+
+#[test]
+fn adapters_share_the_weights_of_their_model() {
+    let bytes = {
+        let (folder, ..) = lanes(LaneOptions::default());
+        let files = folder_files(folder.path());
+        TextModel::load(&files).unwrap().weight_bytes(&files)
+    };
+    // Weights for one model and a half: two copies would not fit.
+    let (_folder, asked, lanes) = lanes(LaneOptions { memory: Some(bytes * 3 / 2), ..LaneOptions::default() });
+    let base = lanes.lane("student", &info("student")).unwrap();
+    let plain = base.score(&rows(), None).unwrap();
+    let [zero, one, other] = [0.0, 0.5, 0.6].map(|shift| base.adapted(adapter(shift)).unwrap());
+    assert_eq!(zero.score(&rows(), None).unwrap(), plain, "B is zero: nothing changes");
+    let changed = one.score(&rows(), None).unwrap();
+    assert_ne!(changed, plain);
+    assert_ne!(other.score(&rows(), None).unwrap(), changed);
+    assert_eq!(base.score(&rows(), None).unwrap(), plain);
+    // Alone or together, and from another handle.
+    let again = one.adapted(adapter(0.5)).unwrap();
+    assert_eq!(again.digest(), one.digest());
+    assert_ne!(one.digest(), base.digest());
+    for (row, expected) in rows().into_iter().zip(&changed) {
+        assert_eq!(again.score(&[row], None).unwrap()[0], *expected);
+    }
+    assert_eq!(asked.load(Ordering::SeqCst), 1);
+}
+
+/// What training computes with an adapter is what scoring computes with it.
+#[test]
+fn scores_with_an_adapter_are_the_losses_of_training() {
+    let (_folder, _, lanes) = lanes(LaneOptions::default());
+    let base = lanes.lane("student", &info("student")).unwrap();
+    let lane = base.adapted(adapter(0.5)).unwrap();
+    let scored = lane.score(&rows(), None).unwrap();
+    for (row, scored) in rows().into_iter().zip(scored) {
+        let loss = base.call(move |model| {
+            let encoded = model.text.encode(&row, 500)?.unwrap();
+            let adapter = adapter(0.5).adapter(&model.text.config)?.prepare(model.decoder())?;
+            let example = Example::response(&encoded);
+            Ok(pass::gradients(model.decoder(), &adapter, &[&example], &PassOptions::default(), 0)?.loss)
+        });
+        let scored = scored.unwrap();
+        let nll = scored.token_nll.iter().chain([&scored.end_nll]).map(|v| f64::from(*v));
+        let mean = nll.sum::<f64>() / (scored.token_nll.len() + 1) as f64;
+        let loss = loss.unwrap();
+        assert!((loss - mean).abs() < 1e-5 * mean, "{loss} {mean}");
+    }
+}
+
+#[test]
+fn calls_have_the_model_between_passes_and_their_errors_come_back() {
+    let (_folder, _, lanes) = lanes(LaneOptions::default());
+    let lane = lanes.lane("student", &info("student")).unwrap();
+    let ticket = lane.submit_score(&rows(), None).unwrap();
+    assert_eq!(lane.call(|model| Ok(model.text.context)).unwrap(), 512);
+    assert_eq!(ticket.wait().unwrap().len(), rows().len());
+    let failed = lane.call(|_| Err::<(), _>(RunError::failed("loss-not-finite", "step 3")));
+    assert_eq!(failed.unwrap_err().to_string(), "step 3");
+    assert!(lane.call(|_| -> Result<()> { panic!("a bug") }).is_err());
+    assert_eq!(lane.call(|_| Ok(1)).unwrap(), 1, "the lane goes on");
+    let misfit = AdapterFile { config: "{}".into(), weights: Vec::new() };
+    let error = lane.adapted(misfit).unwrap().score(&rows(), None).unwrap_err();
+    assert!(error.to_string().starts_with("model `student`: the adapter cannot be read"), "{error}");
 }

@@ -4,6 +4,7 @@
 //! only the first few are made, unless `IDIOLECT_CURVE_STEPS` says how many.
 
 use super::*;
+use crate::model::adapter::{Adapter, LoraConfig};
 use crate::model::files::Precision;
 use crate::model::{Encoded, ScoreRequest, real};
 use serde_json::Value;
@@ -55,11 +56,11 @@ fn follow(curve: &str) {
         warm_up_steps: steps.len() as u64 / 10,
         warm_up: WarmUp::FromFirstStep,
     };
-    let mut trainer = Trainer::new(model.decoder(), adapter, AdamWConfig::default(), schedule);
+    let mut trainer = Trainer::new(adapter, AdamWConfig::default(), schedule);
     let (mut worst, mut tokens) = (0.0f64, 0);
     let start = std::time::Instant::now();
     for (expected, batch) in steps.iter().zip(rows.chunks(4)).take(count) {
-        let report = trainer.step(&batch.iter().collect::<Vec<_>>()).unwrap();
+        let report = trainer.step(model.decoder(), &batch.iter().collect::<Vec<_>>()).unwrap();
         assert_eq!(report.label_tokens as u64, expected["label_tokens"].as_u64().unwrap(), "{expected}");
         let found = [("lr", report.learning_rate), ("loss", report.loss), ("grad_norm", report.grad_norm)];
         for (name, found) in found {

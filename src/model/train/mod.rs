@@ -10,16 +10,15 @@
 //! of threads, and not of how a batch is cut into passes, because what is summed over tokens is summed sequence by
 //! sequence, in the batch's order.
 
-pub mod adapter;
 pub mod optimizer;
 pub mod pass;
 pub mod schedule;
 
-pub use adapter::{Adapter, LoraConfig, Module, PreparedAdapter, Target};
 pub use optimizer::{AdamW, AdamWConfig, clip, norm};
 pub use pass::{Example, Gradients, PassOptions};
 pub use schedule::{Schedule, Shape, WarmUp};
 
+use super::adapter::Adapter;
 use super::decoder::Decoder;
 use super::error::Result;
 use crate::exec::RunError;
@@ -44,8 +43,7 @@ pub struct StepReport {
 /// Everything that a resumed run needs is in `adapter`, `optimizer` and the number of steps done; dropout is drawn from
 /// `seed` and the step.
 #[derive(Debug)]
-pub struct Trainer<'a> {
-    decoder: &'a Decoder,
+pub struct Trainer {
     pub adapter: Adapter,
     pub optimizer: AdamW,
     pub schedule: Schedule,
@@ -57,19 +55,19 @@ pub struct Trainer<'a> {
     pub step: u64,
 }
 
-impl<'a> Trainer<'a> {
+impl Trainer {
     /// A trainer before its first step.
-    pub fn new(decoder: &'a Decoder, adapter: Adapter, optimizer: AdamWConfig, schedule: Schedule) -> Self {
+    pub fn new(adapter: Adapter, optimizer: AdamWConfig, schedule: Schedule) -> Self {
         let optimizer = AdamW::new(optimizer, adapter.values.len());
         let pass = PassOptions::default();
-        Self { decoder, adapter, optimizer, schedule, max_norm: None, pass, seed: 0, step: 0 }
+        Self { adapter, optimizer, schedule, max_norm: None, pass, seed: 0, step: 0 }
     }
 
     /// One optimizer step over a batch: forward, backward, update. The adapter is unchanged where it fails.
-    pub fn step(&mut self, batch: &[&Example]) -> Result<StepReport> {
-        let prepared = self.adapter.prepare(self.decoder)?;
+    pub fn step(&mut self, decoder: &Decoder, batch: &[&Example]) -> Result<StepReport> {
+        let prepared = self.adapter.prepare(decoder)?;
         let drawn = self.seed ^ self.step.wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        let mut gradients = pass::gradients(self.decoder, &prepared, batch, &self.pass, drawn)?;
+        let mut gradients = pass::gradients(decoder, &prepared, batch, &self.pass, drawn)?;
         let grad_norm = norm(&gradients.values);
         if !(gradients.loss.is_finite() && grad_norm.is_finite()) {
             let (step, loss, rows, tokens) = (self.step, gradients.loss, batch.len(), gradients.tokens);

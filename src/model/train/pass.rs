@@ -3,8 +3,8 @@
 //! Only what products need is kept of a forward pass, and norms, rotary angles, gates and probabilities are computed
 //! again; with checkpointing only the layers' inputs are kept. Nothing flows below the lowest layer that has an update.
 
-use super::adapter::{LayerUpdates, PreparedAdapter, Target};
 use crate::exec::RunError;
+use crate::model::adapter::{LayerUpdates, PreparedAdapter, Target};
 use crate::model::cpu::LowRankGradient;
 use crate::model::decoder::{Decoder, Layer, Norm};
 use crate::model::error::{Doing, Result};
@@ -258,7 +258,7 @@ impl<'a> Pass<'a> {
     /// A layer's output, and what its gradients need.
     fn forward(&self, index: usize, x: &Tensor) -> TensorResult<(Inner, Tensor)> {
         let (layer, kernels) = (&self.decoder.layers[index], self.kernels);
-        let [queries, keys, values] = self.columns(layer);
+        let [queries, keys, values] = layer.self_attn.shape.columns();
         let y = layer.input_layernorm.forward(x, kernels)?;
         let mut qkv = layer.self_attn.qkv_proj.forward(&y)?;
         for (target, column) in [(Target::Query, queries), (Target::Key, keys), (Target::Value, values)] {
@@ -345,7 +345,7 @@ impl<'a> Pass<'a> {
         };
         let input = match updates.any(&[Query, Key, Value]) {
             true => {
-                let [queries, keys, values] = self.columns(layer);
+                let [queries, keys, values] = layer.self_attn.shape.columns();
                 let y = layer.input_layernorm.forward(x, kernels)?;
                 let parts = [(Query, queries), (Key, keys), (Value, values)];
                 self.update_backward(index, &parts, &y, &d, input, gradients)?
@@ -412,12 +412,5 @@ impl<'a> Pass<'a> {
         let norms = layer.self_attn.q_norm.as_ref().zip(layer.self_attn.k_norm.as_ref());
         let eps = norms.map_or(0.0, |(q, _)| q.eps);
         Turned { norms: norms.map(|(q, k)| (&q.weight, &k.weight)), eps, angles: &self.angles }
-    }
-
-    /// Where queries, keys and values begin.
-    fn columns(&self, layer: &Layer) -> [usize; 3] {
-        let shape = &layer.self_attn.shape;
-        let keys = shape.heads * shape.head_dim;
-        [0, keys, keys + shape.key_value_heads * shape.head_dim]
     }
 }

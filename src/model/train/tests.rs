@@ -2,6 +2,7 @@
 //! and against themselves in other packings.
 
 use super::*;
+use crate::model::adapter::{LoraConfig, Target};
 use crate::model::config::Config;
 use crate::model::cpu::Isa;
 use crate::model::files::Precision;
@@ -111,12 +112,12 @@ fn gradients_and_steps_agree_with_an_independent_implementation() {
             let adam = AdamWConfig { betas: (0.9, 0.99), eps: 1e-8, weight_decay: 0.1 };
             let schedule =
                 Schedule { peak: 0.01, shape: Shape::Constant, steps: 4, warm_up_steps: 0, warm_up: WarmUp::default() };
-            let mut trainer = Trainer::new(&small.decoder, adapter, adam, schedule);
+            let mut trainer = Trainer::new(adapter, adam, schedule);
             trainer.max_norm = Some(0.5);
             let examples = examples();
             let batch: Vec<&Example> = examples.iter().collect();
             for expected in case["steps"].as_array().unwrap() {
-                let report = trainer.step(&batch).unwrap();
+                let report = trainer.step(&small.decoder, &batch).unwrap();
                 assert_eq!(report.label_tokens as u64, case["label_tokens"].as_u64().unwrap());
                 assert_near(&format!("{what}: loss"), report.loss, &expected["loss"], 1e-4);
                 assert_near(&format!("{what}: gradient norm"), report.grad_norm, &expected["grad_norm"], 1e-3);

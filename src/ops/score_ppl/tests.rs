@@ -1,7 +1,7 @@
 use crate::config::{ModelDecl, ModelSource, RunOptions, decode_fields};
 use crate::diag::{Diagnostics, SourceId, Span, Spanned};
 use crate::exec::{Rejected, RunError};
-use crate::model::{Address, GenerateRequest, ModelLane, Written};
+use crate::model::{AdapterFile, Address, Call, GenerateRequest, ModelLane, TextModel, Written};
 use crate::model::{ScoreFailure, ScoreRequest, Scored, Ticket};
 use crate::ops::testing::{MemoryHost, MemoryJournal};
 use crate::ops::testing_node::{lines, rows, rows_json};
@@ -34,6 +34,15 @@ impl ModelLane for Counting {
     }
     fn post_generate(&self, _: Vec<(GenerateRequest, Address<Written>)>) -> Result<(), RunError> {
         Err(RunError::failed("no-generation", "scoring writes nothing"))
+    }
+    fn text(&self) -> Result<Arc<TextModel>, RunError> {
+        Err(RunError::failed("no-model", "only counts"))
+    }
+    fn adapted(&self, _: AdapterFile) -> Result<Arc<dyn ModelLane>, RunError> {
+        Err(RunError::failed("no-model", "only counts"))
+    }
+    fn post_call(&self, _: Call) -> Result<(), RunError> {
+        Err(RunError::failed("no-model", "only counts"))
     }
     fn tokens(&self, text: &str) -> Result<Vec<u32>, RunError> {
         Ok(text.bytes().map(u32::from).collect())

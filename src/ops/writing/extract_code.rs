@@ -1,10 +1,10 @@
 //! `extract-code`: the code of a response, as a response.
 
-use super::settings::{ON_TRUNCATED, PROMPT, SAMPLING, USAGE, WRITER, column, count, empty, joined};
+use super::settings::{FROM_WITH_ADAPTER, ON_TRUNCATED, PROMPT, SAMPLING, USAGE, WRITER, column, count, empty, joined};
 use super::single::OneCall;
 use super::{Prompt, Writing};
 use crate::diag::Diagnostics;
-use crate::ops::{FROM, FieldSpec, Fields, OUT, OpSpec, Operator};
+use crate::ops::{FieldSpec, Fields, OUT, OpSpec, Operator};
 use crate::teacher::Failure;
 
 pub static SPEC: OpSpec = OpSpec {
@@ -20,7 +20,7 @@ the text between them is not. Another column than `response` is read with `input
 
 Rows go to quarantine as `empty-answer` where no code comes back, and otherwise as those of `teacher-generate`.",
     version: 1,
-    inputs: FROM,
+    inputs: FROM_WITH_ADAPTER,
     outputs: OUT,
     fields: &FIELDS,
     sink: false,

@@ -5,11 +5,11 @@ mod leaks;
 
 use super::again;
 use super::judge::{JUDGE, Judge};
-use super::settings::{ON_TRUNCATED, PROMPT, SAMPLING, USAGE, WRITER, column, count, joined};
+use super::settings::{FROM_WITH_ADAPTER, ON_TRUNCATED, PROMPT, SAMPLING, USAGE, WRITER, column, count, joined};
 use super::{Bound, Prompt, Task, Writing, drive};
 use crate::diag::{Diagnostic, Diagnostics, Span, Spanned};
 use crate::exec::{NodeCx, RunError};
-use crate::ops::{Default, FROM, FieldKind, FieldSpec, Fields, OUT, OpSpec, Operator, ResolveCx, Resolved};
+use crate::ops::{Default, FieldKind, FieldSpec, Fields, OUT, OpSpec, Operator, ResolveCx, Resolved};
 use crate::ops::{is_number, is_string};
 use crate::prompt::Template;
 use arrow::datatypes::{DataType, Field};
@@ -51,7 +51,7 @@ Adds the columns
 The template's inputs are columns of their names, or those that `inputs` names. Rows go to quarantine as `leak`, \
 `null-value`, `gold-unreadable`, and as those of `teacher-generate`.",
     version: 1,
-    inputs: FROM,
+    inputs: FROM_WITH_ADAPTER,
     outputs: OUT,
     fields: &FIELDS,
     sink: false,

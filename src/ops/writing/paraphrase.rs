@@ -2,12 +2,12 @@
 
 use super::again::{again, billed};
 use super::judge::{checker, same_answer};
-use super::settings::{ON_TRUNCATED, PROMPT, SAMPLING, USAGE, WRITER, column, count, joined};
+use super::settings::{FROM_WITH_ADAPTER, ON_TRUNCATED, PROMPT, SAMPLING, USAGE, WRITER, column, count, joined};
 use super::{InRow, Prompt, RowTask, Step, Task, Writing, drive, one};
 use crate::diag::Diagnostics;
 use crate::eval::answer::{Checker, Extractor};
 use crate::exec::{NodeCx, RunError};
-use crate::ops::{Default, FROM, FieldKind, FieldSpec, Fields, OUT, OpSpec, Operator, ResolveCx, Resolved};
+use crate::ops::{Default, FieldKind, FieldSpec, Fields, OUT, OpSpec, Operator, ResolveCx, Resolved};
 use crate::prompt::Template;
 use crate::teacher::{Answer, Ask, Failure, Outcome};
 use serde_json::{Value, json};
@@ -32,7 +32,7 @@ calls of a row.
 
 Rows go to quarantine as `answer-changed`, and as those of `teacher-generate`.",
     version: 1,
-    inputs: FROM,
+    inputs: FROM_WITH_ADAPTER,
     outputs: OUT,
     fields: &FIELDS,
     sink: false,

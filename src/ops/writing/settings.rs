@@ -4,13 +4,17 @@ use super::prompt::{Bound, Prompt, shots};
 use super::task::Cell;
 use crate::diag::{Diagnostic, Diagnostics, Span, Spanned};
 use crate::exec::{NodeCx, RunError};
-use crate::ops::{Arity, Default, FieldKind, FieldSpec, Fields, InputSpec, ResolveCx, Resolved, did_you_mean, list};
+use crate::ops::{Arity, Default, FROM, FieldKind, FieldSpec, Fields, InputSpec, ResolveCx, Resolved};
+use crate::ops::{adapters, did_you_mean, list};
 use crate::plan::{Calls, Estimate, ModelInfo};
 use crate::teacher::{Answer, Failure, Finish, LocalTeacher, Settings, Teacher};
 use arrow::datatypes::{DataType, Field};
 use indexmap::IndexMap;
 use serde_json::{Value, json};
 use std::sync::Arc;
+
+/// The rows to write for.
+pub const FROM_WITH_ADAPTER: &[InputSpec] = &[FROM[0], adapters::PORT];
 
 /// The rows to write for, and few-shot examples.
 pub const INPUTS: &[InputSpec] = &[
@@ -21,6 +25,7 @@ pub const INPUTS: &[InputSpec] = &[
         arity: Arity::Optional,
         accepts_skipped: false,
     },
+    adapters::PORT,
 ];
 
 /// Who writes: exactly one of them is given.
@@ -273,6 +278,7 @@ impl Writing {
         let local = self.local_model(cx)?;
         sound &= local.is_none_or(|(model, span)| self.check_model(model, span, cx));
         sound &= self.check_samples(local.is_some(), cx);
+        sound &= adapters::check(cx, self.own_model()).is_some();
         let input = cx.input("from");
         let columns = self.columns().into_iter().chain(added).collect();
         let schema = cx.widened(input, columns, self.column.span);
@@ -298,6 +304,14 @@ impl Writing {
     /// What is left to a local model is the likeliest token.
     fn is_greedy(&self, local: bool) -> bool {
         self.settings.is_greedy() || (local && self.settings.temperature.is_none())
+    }
+
+    /// The model that the node names itself.
+    fn own_model(&self) -> Option<&Spanned<String>> {
+        match &self.writer {
+            Writer::Model(name) => Some(name),
+            Writer::Teacher(_) => None,
+        }
     }
 
     /// The model of a local writer, and what names it. `None` where the writer is not known, which is reported.
@@ -460,7 +474,7 @@ impl Writing {
     pub fn teacher(&self, cx: &NodeCx) -> Result<Arc<dyn Teacher>, RunError> {
         match &self.writer {
             Writer::Teacher(name) => cx.teacher(&name.value),
-            Writer::Model(name) => Ok(Arc::new(LocalTeacher::new(cx.model(&name.value)?, &name.value))),
+            Writer::Model(name) => Ok(Arc::new(LocalTeacher::new(adapters::lane(cx, &name.value)?, &name.value))),
         }
     }
 

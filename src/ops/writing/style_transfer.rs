@@ -8,7 +8,7 @@ use crate::diag::Diagnostics;
 use crate::eval::answer::{Answer as Gold, Fault};
 use crate::exec::{NodeCx, RunError};
 use crate::ops::{Arity, Default, FieldKind, FieldSpec, Fields, InputSpec, OpSpec, Operator, OutputSpec};
-use crate::ops::{ResolveCx, Resolved};
+use crate::ops::{ResolveCx, Resolved, adapters};
 use crate::teacher::{Answer, Failure, Finish, Outcome};
 use arrow::datatypes::{DataType, Field};
 use serde_json::{Value, json};
@@ -43,6 +43,7 @@ Rows go to quarantine as `null-value`, `gold-unreadable`, and as the teacher say
             arity: Arity::One,
             accepts_skipped: false,
         },
+        adapters::PORT,
     ],
     outputs: &[
         OutputSpec { name: "out", doc: "rows whose text has the right answer" },

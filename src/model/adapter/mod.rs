@@ -1,9 +1,18 @@
 //! Low-rank adapters: which layers they change, their values, and the form in which a device applies them.
+//!
+//! ```text
+//! AdapterFile (peft's two files) <-> Adapter (f32 values, trained) -> PreparedAdapter (packed for a device)
+//! ```
+
+mod peft;
+
+pub use peft::AdapterFile;
 
 use crate::model::config::Config;
 use crate::model::decoder::Decoder;
 use crate::model::error::{Doing, Result};
 use crate::model::kernels::{Kernels, LowRankUpdate};
+use candle_core::Tensor;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use std::ops::Range;
@@ -181,6 +190,29 @@ pub(super) struct Update {
     pub update: Arc<dyn LowRankUpdate>,
     pub a: Range<usize>,
     pub b: Range<usize>,
+}
+
+impl PreparedAdapter {
+    /// `y` with the updates of these targets added, each from its column on; `x` is what the layer reads.
+    pub(super) fn add(
+        &self,
+        layer: usize,
+        targets: &[(Target, usize)],
+        x: &Tensor,
+        mut y: Tensor,
+    ) -> candle_core::Result<Tensor> {
+        for (target, column) in targets {
+            if let Some(own) = self.layers[layer].get(*target) {
+                y = own.update.add(x, y, *column)?;
+            }
+        }
+        Ok(y)
+    }
+
+    /// Whether a layer has an update of one of these.
+    pub(super) fn changes(&self, layer: usize, targets: &[Target]) -> bool {
+        self.layers[layer].any(targets)
+    }
 }
 
 impl LayerUpdates {
