@@ -230,6 +230,11 @@ Other kinds of peft (DoRA, biases, whole modules that were trained, patterns of 
         "KDL 2 writes `#true`, `#false` and `#null`. In quotes they are strings.",
     ),
     code(
+        "baseline-absent",
+        "The method to compare with does not occur",
+        "`baseline` of `compare` names a value of the `method` column, or of that matrix axis. The message lists the values that there are.",
+    ),
+    code(
         "batch-cancelled",
         "A batch was cancelled at the provider",
         "What it had answered is kept. Run again, and the other calls are sent anew.",

@@ -1,6 +1,10 @@
-//! Statistics of samples: compensated sums, quantiles, bootstrap intervals.
+//! Statistics of samples: compensated sums, quantiles, intervals, paired tests, corrections for many comparisons.
 //!
 //! Values that are not finite spread into the result, as in IEEE arithmetic; nothing is left out here.
+
+pub mod multiple;
+pub mod paired;
+pub mod proportion;
 
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{RngCore, SeedableRng};
@@ -60,14 +64,20 @@ pub fn bootstrap_mean(values: &[f64], level: f64, resamples: usize, seed: u64) -
     let means: Vec<f64> = (0..resamples)
         .into_par_iter()
         .map(|stream| {
-            let mut rng = ChaCha8Rng::seed_from_u64(seed);
-            rng.set_stream(stream as u64);
+            let mut rng = stream_of(seed, stream);
             sum((0..values.len()).map(|_| values[below(&mut rng, values.len())])) / values.len() as f64
         })
         .collect();
     let means = sorted(&means);
     let tail = (1.0 - level) / 2.0;
     Some((quantile(&means, tail)?, quantile(&means, 1.0 - tail)?))
+}
+
+/// The random numbers of one resample.
+fn stream_of(seed: u64, stream: usize) -> ChaCha8Rng {
+    let mut rng = ChaCha8Rng::seed_from_u64(seed);
+    rng.set_stream(stream as u64);
+    rng
 }
 
 /// A number below `n`, by multiplication: its bias is below n / 2^64, and it is the same with every version of every

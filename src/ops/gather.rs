@@ -1,9 +1,10 @@
 //! Several inputs of one port as one table: rows one input after the other, with a column for each matrix axis that
 //! the reader does not share with them, and a row with a `note` for each skipped one.
 
-use super::ResolveCx;
+use super::expression::type_word;
 use super::rows::{arrow_failed, batches};
-use crate::diag::Diagnostic;
+use super::{ResolveCx, did_you_mean, list};
+use crate::diag::{Diagnostic, Spanned};
 use crate::exec::{NodeCx, RunError, RunInput};
 use crate::plan::NodeName;
 use arrow::array::{ArrayRef, RecordBatch, StringArray, new_null_array};
@@ -38,6 +39,44 @@ pub fn schema(cx: &mut ResolveCx<'_>, port: &str) -> Option<SchemaRef> {
     let columns = columns(cx, port)?;
     let skipped = cx.port(port).iter().any(|i| i.skipped.is_some());
     Some(with_extras(&columns, &axes, skipped))
+}
+
+/// Checks that the gathered schema has a column of a type that `accept` takes; otherwise reports an error that points
+/// at the field that named it. `expected` names the type in words.
+pub fn need_column(
+    cx: &mut ResolveCx<'_>,
+    schema: &Schema,
+    column: &Spanned<String>,
+    expected: &str,
+    accept: impl Fn(&DataType) -> bool,
+) -> bool {
+    let found = match schema.field_with_name(column) {
+        Ok(field) if accept(field.data_type()) => return true,
+        Ok(field) => type_word(field.data_type()),
+        Err(_) => {
+            missing_column(cx, schema, column, "");
+            return false;
+        }
+    };
+    let message = format!("column `{}` is {found}, and `{}` needs {expected}", column.value, cx.op.name);
+    cx.error(Diagnostic::error("column-type", message).at(column.span, format!("needs {expected}")));
+    false
+}
+
+/// Reports that the gathered rows of the port `from` lack a column; `what_for` ends the message.
+pub fn missing_column(cx: &mut ResolveCx<'_>, schema: &Schema, column: &Spanned<String>, what_for: &str) {
+    let names: Vec<&str> = schema.fields().iter().map(|f| f.name().as_str()).collect();
+    let message = format!("`{}` has no column `{}`{what_for}", cx.node, column.value);
+    let mut d = Diagnostic::error("column-missing", message)
+        .at(column.span, "named here")
+        .help(format!("there are {}", list(&names)));
+    for input in cx.port("from").into_iter().filter(|i| i.skipped.is_none()).take(1) {
+        d = d.and(input.producer_span, format!("`{}` gives the rows", input.producer));
+    }
+    if let Some(near) = did_you_mean(column, names.iter().copied()) {
+        d = d.help(format!("did you mean `{near}`?"));
+    }
+    cx.error(d);
 }
 
 /// The columns of all inputs of a port. A column that an input lacks may be null.

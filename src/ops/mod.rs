@@ -5,6 +5,7 @@
 
 pub mod adapters;
 mod check_answer;
+mod compare;
 mod concat;
 mod deduplicate;
 mod derive;
@@ -71,6 +72,7 @@ pub static REGISTRY: &[&OpSpec] = &[
     &edit_distance::SPEC,
     &split_by_ppl::SPEC,
     &summarize::SPEC,
+    &compare::SPEC,
     &lint::SPEC,
     &table::SPEC,
     &plot::SPEC,

@@ -13,6 +13,7 @@ use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, StringArray};
 use arrow::datatypes::{DataType, Field, Schema};
 use arrow::row::{OwnedRow, RowConverter, SortField};
 use indexmap::IndexMap;
+pub(super) use measure::as_floats;
 use measure::{Measure, Statistic};
 use serde_json::json;
 use std::collections::{BTreeSet, HashSet};
@@ -200,7 +201,7 @@ impl Summarize {
     }
 }
 
-fn groupable(t: &DataType) -> bool {
+pub(super) fn groupable(t: &DataType) -> bool {
     is_string(t) || is_number(t) || *t == DataType::Boolean
 }
 

@@ -5,7 +5,6 @@ mod published;
 use super::gather::{self, NOTE};
 use super::rows::{Held, arrow_failed, emit_in_batches};
 use super::{Arity, Default, FieldKind, FieldSpec, Fields, InputSpec, OUT, OpSpec, Operator, ResolveCx, Resolved};
-use super::{did_you_mean, list};
 use crate::diag::{Diagnostic, Diagnostics, Spanned};
 use crate::exec::{NodeCx, RunError};
 use crate::plan::{Estimate, NodeName};
@@ -211,7 +210,7 @@ impl Operator for Table {
             }
         }
         for name in &missing {
-            report_missing(name, &wide, cx);
+            gather::missing_column(cx, &wide, name, " to show");
         }
         if !sound || !missing.is_empty() {
             return None;
@@ -370,20 +369,6 @@ pub(super) fn collect(cx: &NodeCx) -> Result<RecordBatch, RunError> {
         batches.push(batch);
     }
     concat_batches(&schema, &batches).map_err(arrow_failed)
-}
-
-fn report_missing(name: &Spanned<String>, schema: &Schema, cx: &mut ResolveCx<'_>) {
-    let names: Vec<&str> = schema.fields().iter().map(|f| f.name().as_str()).collect();
-    let mut d = Diagnostic::error("column-missing", format!("`{}` has no column `{}` to show", cx.node, name.value))
-        .at(name.span, "named here")
-        .help(format!("there are {}", list(&names)));
-    for input in cx.port("from").into_iter().filter(|i| i.skipped.is_none()).take(1) {
-        d = d.and(input.producer_span, format!("`{}` gives the rows", input.producer));
-    }
-    if let Some(near) = did_you_mean(&name.value, names.iter().copied()) {
-        d = d.help(format!("did you mean `{near}`?"));
-    }
-    cx.error(d);
 }
 
 #[cfg(test)]
