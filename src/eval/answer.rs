@@ -74,8 +74,18 @@ pub enum Fault {
     Unmarked,
     /// Nothing can be read where the answer should stand.
     Unreadable,
-    /// Another answer than the right one.
+    /// Another answer than the right one; of code, that a test's assertion does not hold.
     Wrong,
+    /// Code raised an exception.
+    Raised,
+    /// Code ran out of time.
+    Timeout,
+    /// Code ran out of memory.
+    Memory,
+    /// Code printed or wrote too much.
+    Output,
+    /// Code ended before its tests had passed: it left, crashed or was killed.
+    Ended,
 }
 
 impl Fault {
@@ -84,7 +94,12 @@ impl Fault {
         (Fault::Empty, "empty", "there is no text"),
         (Fault::Unmarked, "unmarked", "the marker is missing"),
         (Fault::Unreadable, "unreadable", "nothing can be read where the answer should stand"),
-        (Fault::Wrong, "wrong", "the answer is another one"),
+        (Fault::Wrong, "wrong", "the answer is another one, or a test's assertion does not hold"),
+        (Fault::Raised, "raised", "the code raised an exception"),
+        (Fault::Timeout, "timeout", "the code ran out of time"),
+        (Fault::Memory, "memory", "the code ran out of memory"),
+        (Fault::Output, "output", "the code printed or wrote too much"),
+        (Fault::Ended, "ended", "the code left, crashed or was killed before its tests had passed"),
     ];
 
     pub fn name(self) -> &'static str {

@@ -1,7 +1,9 @@
 //! Judging texts and numbers: answers, edits, statistics.
 
 pub mod answer;
+pub mod code;
 pub mod edit;
+pub mod sandbox;
 pub mod statistics;
 
 pub use answer::{Answer, Checker, Verdict};

@@ -1,0 +1,105 @@
+//! The interpreter that runs programs, and what of the file system it needs.
+
+use super::Unavailable;
+use serde::Deserialize;
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+const PROBE: &str = include_str!("probe.py");
+
+/// Where shared libraries, time zones and the like are on the systems that we know.
+const SYSTEM: [&str; 9] = [
+    "/lib",
+    "/lib64",
+    "/usr/lib",
+    "/usr/lib64",
+    "/usr/local/lib",
+    "/usr/share/zoneinfo",
+    "/etc/ld.so.cache",
+    "/nix/store",
+    "/gnu/store",
+];
+
+/// An interpreter.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Python {
+    /// The program itself, never a wrapper such as a shim of pyenv.
+    pub executable: PathBuf,
+    /// `3.11.7`.
+    pub version: String,
+    /// Where modules are looked for, installed packages included.
+    pub paths: Vec<String>,
+    /// Files and folders that may be read.
+    pub readable: Vec<PathBuf>,
+    /// Of these the files that may be executed: the interpreter and the loader of its libraries.
+    pub executables: Vec<PathBuf>,
+}
+
+#[derive(Deserialize)]
+struct Probed {
+    executable: PathBuf,
+    version: String,
+    implementation: String,
+    prefixes: Vec<PathBuf>,
+    libraries: Vec<PathBuf>,
+    paths: Vec<PathBuf>,
+    mapped: Vec<PathBuf>,
+}
+
+impl Python {
+    /// Starts an interpreter, outside of any confinement, and has it say where it lives.
+    pub fn find(name: &str) -> Result<Self, Unavailable> {
+        let missing = |why: String| {
+            Unavailable::new("python-missing", format!("`{name}` is no Python 3 that can be run: {why}"))
+                .help("install Python 3, or name another interpreter with `python`")
+        };
+        let output = Command::new(name)
+            .args(["-I", "-B", "-c", PROBE])
+            .stdin(std::process::Stdio::null())
+            .output()
+            .map_err(|error| missing(error.to_string()))?;
+        if !output.status.success() {
+            let said = String::from_utf8_lossy(&output.stderr);
+            return Err(missing(said.lines().last().unwrap_or("it fails, and says nothing").to_string()));
+        }
+        let probed: Probed =
+            serde_json::from_slice(&output.stdout).map_err(|error| missing(format!("it does not answer: {error}")))?;
+        if probed.implementation != "cpython" || !probed.version.starts_with("3.") {
+            return Err(missing(format!("it is {} {}", probed.implementation, probed.version)));
+        }
+        Ok(Self::of(probed))
+    }
+
+    fn of(probed: Probed) -> Self {
+        let real = |path: &Path| std::fs::canonicalize(path).ok();
+        let home = std::env::var_os("HOME").and_then(|home| real(Path::new(&home)));
+        // A folder that the user's home is in would give all of it away.
+        let harmless = |path: &PathBuf| home.as_ref().is_none_or(|home| !home.starts_with(path));
+        let prefixes: Vec<PathBuf> = probed.prefixes.iter().filter_map(|p| real(p)).collect();
+        let own = |path: &PathBuf| prefixes.iter().chain(&system()).any(|p| path.starts_with(p));
+        let paths: Vec<PathBuf> =
+            probed.paths.iter().filter_map(|p| real(p)).filter(|p| own(p) && harmless(p)).collect();
+        let mut readable: BTreeSet<PathBuf> = system().into_iter().collect();
+        readable.extend(paths.iter().cloned());
+        readable.extend(probed.libraries.iter().chain(&probed.mapped).filter_map(|p| real(p)));
+        readable.extend(prefixes.iter().flat_map(|p| [p.join("lib"), p.join("pyvenv.cfg")]).filter_map(|p| real(&p)));
+        readable.retain(harmless);
+        let loader =
+            |path: &&PathBuf| path.file_name().is_some_and(|n| n.to_string_lossy().starts_with("ld-") || n == "ld.so");
+        let mut executables: BTreeSet<PathBuf> = probed.mapped.iter().filter(loader).filter_map(|p| real(p)).collect();
+        executables.extend(real(&probed.executable));
+        readable.extend(executables.iter().cloned());
+        Self {
+            executable: probed.executable,
+            version: probed.version,
+            paths: paths.iter().map(|p| p.to_string_lossy().into_owned()).collect(),
+            readable: readable.into_iter().collect(),
+            executables: executables.into_iter().collect(),
+        }
+    }
+}
+
+fn system() -> Vec<PathBuf> {
+    SYSTEM.iter().filter_map(|path| std::fs::canonicalize(path).ok()).collect()
+}
