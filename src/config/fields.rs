@@ -2,6 +2,7 @@
 
 use super::reader::{NodeReader, Written};
 use super::scope::{Declared, Scope, plain};
+use super::tasks;
 use crate::diag::{Diagnostic, Diagnostics, Span, Spanned};
 use crate::ops::{Default, FieldKind, FieldSpec, Fields, Value, did_you_mean, list};
 use crate::syntax::{Entry, Node, Scalar};
@@ -273,6 +274,7 @@ impl Decoder<'_, '_> {
             }
             (FieldKind::Model, Value::Str(s)) => return self.declared("model", s, span).map(|()| value),
             (FieldKind::Teacher, Value::Str(s)) => return self.declared("teacher", s, span).map(|()| value),
+            (FieldKind::Task, Value::Str(s)) => return self.task(s, span),
             (kind, Value::Str(s)) if is_text(kind) => !s.trim().is_empty(),
             (kind, other) if filled && (is_text(kind) || matches!(kind, FieldKind::Str)) => {
                 let Some(text) = plain(other) else { return self.wrong_type(name, doc, kind, &value) };
@@ -331,6 +333,21 @@ impl Decoder<'_, '_> {
         };
         self.diagnostics.push(error.help(format!("expected {}", one_of(choices))));
         Err(Reported)
+    }
+
+    /// Puts the task in place of its name.
+    fn task(&mut self, name: &str, span: Span) -> Result<Spanned<Value>, Reported> {
+        self.scope.used.borrow_mut().tasks.insert(name.to_string());
+        match tasks::find(self.scope.tasks, name) {
+            Ok(Some(task)) => Ok(Spanned::new(Value::Task(task), span)),
+            Ok(None) => Err(Reported),
+            Err(_) if self.scope.incomplete => Err(Reported),
+            Err(help) => {
+                let error = Diagnostic::error("unknown-task", format!("no task is named `{name}`"));
+                self.diagnostics.push(error.at(span, "unknown name").help(help));
+                Err(Reported)
+            }
+        }
     }
 
     /// Checks that a model or teacher is declared, and notes that it is used.
@@ -399,6 +416,7 @@ pub fn expected(kind: &FieldKind) -> String {
         FieldKind::Column => "the name of a column in quotes".into(),
         FieldKind::Model => "the name of a model in quotes".into(),
         FieldKind::Teacher => "the name of a teacher in quotes".into(),
+        FieldKind::Task => "the name of a task in quotes".into(),
         FieldKind::Dataset => "the name of a dataset in quotes".into(),
         FieldKind::Int { min, max } => {
             let max = (*max != i64::MAX).then(|| max.to_string());
@@ -446,6 +464,7 @@ fn kind_of(value: &Value) -> &'static str {
         Value::Str(_) => "a string",
         Value::List(_) => "a list",
         Value::Map(_) | Value::Records(_) => "a block",
+        Value::Task(_) => "a task",
     }
 }
 

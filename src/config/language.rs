@@ -1,5 +1,6 @@
 //! The language's own nodes, described as operators are: the decoder and the reference read the same tables.
 
+use crate::eval::answer::MARKER;
 use crate::ops::{Default, FieldKind, FieldSpec};
 
 /// A node of the language that is no operator.
@@ -16,7 +17,7 @@ pub struct NodeSpec {
 }
 
 /// Every top-level node that is no operator, in the order of the reference.
-pub static LANGUAGE: &[&NodeSpec] = &[&PIPELINE, &INCLUDE, &PARAM, &MODEL, &TEACHER, &RUN, &MATRIX];
+pub static LANGUAGE: &[&NodeSpec] = &[&PIPELINE, &INCLUDE, &PARAM, &MODEL, &TEACHER, &TASK, &RUN, &MATRIX];
 
 /// The node of that name.
 pub fn find(name: &str) -> Option<&'static NodeSpec> {
@@ -191,6 +192,72 @@ pub static TEACHER: NodeSpec = NodeSpec {
     ],
     example: "teacher \"gpt4\" kind=\"openai\" model=\"gpt-4-1106-preview\" concurrency=8 {\n    \
               api-key env=\"OPENAI_API_KEY\"\n    budget money=5.0\n}\n",
+};
+
+pub static TASK: NodeSpec = NodeSpec {
+    name: "task",
+    summary: "Declares what a model is asked, how its answer is read and when it is right",
+    doc: "`evaluate` names a task. Those that come with the program (`docs/evaluation.md`) are declared in the same way; a \
+          declaration of the same name takes the place of one of them. Prompts are Jinja; each variable is a column.",
+    argument: Some("the task's name"),
+    fields: &[
+        FieldSpec::new(
+            "kind",
+            FieldKind::Choice(&["generate"]),
+            "How an answer comes about: `generate` has the model write it",
+        )
+        .default(Default::Str("generate")),
+        FieldSpec::new("prompt", STR, "The user's turn, or all turns in `{% call user() %}`")
+            .default(Default::Str("{{ question }}")),
+        FieldSpec::new("request", STR, "What stands below the prompt, unless the marker is in the prompt already"),
+        FieldSpec::new("marker", STR, "What stands before a final answer").default(Default::Str(MARKER)),
+        FieldSpec::new("optional", FieldKind::List(&FieldKind::Column), "Columns that the prompt may do without"),
+        FieldSpec::new("gold", FieldKind::Column, "The column of right answers; a list holds several that are right")
+            .default(Default::Str("gold")),
+        FieldSpec::new(
+            "gold-pattern",
+            STR,
+            "A regular expression that takes the right answer out of its column: its first group, or all of it; the last match",
+        ),
+        FieldSpec::new(
+            "extract",
+            FieldKind::Choice(super::tasks::READINGS),
+            "What of an output is the answer: the first `number` after the marker, a number in a box (`boxed`), one of five \
+             options after the marker (`option`), what `pattern` finds (`regex`), all that follows the marker (`marked`), or \
+             the whole `text`",
+        )
+        .default(Default::Str("text")),
+        FieldSpec::new("pattern", STR, "The regular expression of `extract \"regex\"`"),
+        FieldSpec::new(
+            "group",
+            FieldKind::Int { min: 0, max: 99 },
+            "Which group of the expression is the answer; the first if it has any, otherwise the whole match",
+        ),
+        FieldSpec::new("take", FieldKind::Choice(&["first", "last"]), "Which match is the answer")
+            .default(Default::Str("last")),
+        FieldSpec::new(
+            "match",
+            FieldKind::Choice(super::tasks::MATCHES),
+            "When an answer is right: the same number at two decimals, the same option, the same text, or one that the right \
+             text stands in; by default as the answer is read",
+        ),
+        FieldSpec::new(
+            "ignore",
+            FieldKind::List(&FieldKind::Choice(crate::eval::task::Normal::NAMES)),
+            "What does not count when texts are compared; white space at their ends never does",
+        ),
+        FieldSpec::new(
+            "options",
+            FieldKind::List(&FieldKind::Column),
+            "The columns of the five options' texts; `option_1` to `option_5` if not given",
+        ),
+        FieldSpec::new("max-tokens", FieldKind::Int { min: 1, max: 1 << 20 }, "The most tokens of an answer")
+            .default(Default::Int(1024)),
+        FieldSpec::new("stop", FieldKind::List(&FieldKind::Str), "Texts that end an answer where they first appear"),
+    ],
+    example: "task \"capitals\" kind=\"generate\" {\n    prompt \"What is the capital of {{ country }}?\"\n    \
+              request \"Say it after '{{ marker }}'\"\n    extract \"marked\"\n    gold \"capital\"\n    \
+              ignore \"case\" \"punctuation\"\n}\n",
 };
 
 pub static RUN: NodeSpec = NodeSpec {

@@ -7,15 +7,18 @@ use super::language;
 use super::matrix::{self, Matrix};
 use super::operators::{World, inputs, instances};
 use super::scope::{Declared, Scope, Used};
+use super::tasks;
 use super::teachers;
 use super::{ModelDecl, NodeDecl, Param, Pipeline, RunOptions, TeacherDecl};
 use super::{params, paths};
 use crate::diag::{Diagnostic, Diagnostics, Sources, Span, Spanned, render};
+use crate::eval::task::Task;
 use crate::ops::{Fields, OpSpec, REGISTRY, did_you_mean};
 use crate::syntax::{self, Node};
 use indexmap::IndexMap;
 use std::cell::RefCell;
 use std::path::Path;
+use std::sync::Arc;
 
 /// The operators that a pipeline may use.
 pub type Registry = &'static [&'static OpSpec];
@@ -119,6 +122,7 @@ struct Sorted<'n> {
     matrices: Vec<Declaration<'n>>,
     models: Vec<Declaration<'n>>,
     teachers: Vec<Declaration<'n>>,
+    tasks: Vec<Declaration<'n>>,
     operators: Vec<(&'static OpSpec, Declaration<'n>)>,
     /// Names of nodes that are given up, so that references to them are not reported.
     failed: Vec<String>,
@@ -137,10 +141,12 @@ impl<'a> Pass<'a> {
         let matrices = self.matrices(sorted.matrices);
         let models = self.models(sorted.models);
         let teachers = self.teachers(sorted.teachers, &models);
+        let tasks = self.tasks(sorted.tasks);
         let world = World {
             params: &self.params,
             models: &models,
             teachers: &teachers,
+            tasks: &tasks,
             matrices: &matrices,
             used: self.used,
             incomplete: files.incomplete,
@@ -189,6 +195,7 @@ impl<'a> Pass<'a> {
                 "matrix" => sorted.matrices.extend(self.declare(node, "matrix", &mut seen)),
                 "model" => sorted.models.extend(self.declare(node, "model", &mut seen)),
                 "teacher" => sorted.teachers.extend(self.declare(node, "teacher", &mut seen)),
+                "task" => sorted.tasks.extend(self.declare(node, "task", &mut seen)),
                 _ => match self.registry.iter().copied().find(|op| op.name == keyword) {
                     Some(op) => match self.declare(node, "node", &mut seen) {
                         Some(declaration) if node.is_broken() => sorted.failed.push(declaration.name.value),
@@ -337,6 +344,18 @@ impl<'a> Pass<'a> {
         models
     }
 
+    fn tasks(&mut self, declarations: Vec<Declaration<'a>>) -> Declared<Arc<Task>> {
+        let mut declared = Declared::new();
+        for declaration in declarations {
+            let scope = Scope::of_params(&self.params, self.used, self.files.incomplete);
+            let name = declaration.name.value.clone();
+            let broken = declaration.reader.node().is_broken();
+            let task = if broken { None } else { tasks::task(declaration, &scope, self.diagnostics) };
+            declared.insert(name, task.map(Arc::new));
+        }
+        declared
+    }
+
     fn teachers(&mut self, declarations: Vec<Declaration<'a>>, models: &Declared<ModelDecl>) -> Declared<TeacherDecl> {
         let mut teachers = Declared::new();
         for declaration in declarations {
@@ -415,6 +434,9 @@ fn unused(world: &World<'_>, files: &Files, diagnostics: &mut Diagnostics) {
     }
     for teacher in world.teachers.values().flatten().filter(|t| !used.teachers.contains(&t.name)) {
         warn("unused-teacher", "teacher", &teacher.name, teacher.span);
+    }
+    for task in world.tasks.values().flatten().filter(|t| !used.tasks.contains(&t.name) && !on_axis(&t.name)) {
+        warn("unused-task", "task", &task.name, task.span);
     }
     for matrix in world.matrices.values().flatten() {
         if !used.axes.contains(&(matrix.name.clone(), String::new())) {

@@ -11,6 +11,7 @@ mod params;
 mod paths;
 pub mod reader;
 mod scope;
+pub mod tasks;
 mod teachers;
 
 pub use fields::expected;

@@ -8,16 +8,19 @@ use super::reader::{NodeReader, Written};
 use super::scope::{Declared, Scope, Used, is_name};
 use super::{InputDecl, ModelDecl, NodeDecl, Param, TeacherDecl};
 use crate::diag::{Diagnostic, Diagnostics, Span, Spanned};
+use crate::eval::task::Task;
 use crate::ops::{Arity, Fields, InputSpec, OpSpec, Value, did_you_mean, list};
 use crate::plan::NodeName;
 use crate::syntax::{Entry, Node};
 use std::cell::RefCell;
+use std::sync::Arc;
 
 /// Everything that operator nodes can refer to.
 pub(super) struct World<'a> {
     pub params: &'a Declared<Param>,
     pub models: &'a Declared<ModelDecl>,
     pub teachers: &'a Declared<TeacherDecl>,
+    pub tasks: &'a Declared<Arc<Task>>,
     pub matrices: &'a Declared<Matrix>,
     pub used: &'a RefCell<Used>,
     /// Names that seem unknown may be declared in a file that could not be read.
@@ -28,7 +31,7 @@ impl<'a> World<'a> {
     /// What a node outside of any sweep can mention.
     fn scope(&self) -> Scope<'a> {
         let params = Scope::of_params(self.params, self.used, self.incomplete);
-        Scope { models: Some(self.models), teachers: Some(self.teachers), ..params }
+        Scope { models: Some(self.models), teachers: Some(self.teachers), tasks: Some(self.tasks), ..params }
     }
 }
 

@@ -2,11 +2,13 @@
 
 use super::Param;
 use crate::diag::{Diagnostic, Diagnostics, Span, Spanned};
+use crate::eval::task::Task;
 use crate::ops::{Value, did_you_mean, list};
 use crate::syntax::{Entry, Scalar};
 use indexmap::IndexMap;
 use std::cell::RefCell;
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 /// A declared name. `None`: it is declared, but its declaration has an error, which was reported; whatever depends on
 /// it fails without another message.
@@ -28,6 +30,7 @@ pub(super) struct Used {
     pub params: BTreeSet<String>,
     pub models: BTreeSet<String>,
     pub teachers: BTreeSet<String>,
+    pub tasks: BTreeSet<String>,
     /// (matrix, axis)
     pub axes: BTreeSet<(String, String)>,
     /// (matrix, axis, attribute)
@@ -40,6 +43,8 @@ pub(super) struct Scope<'a> {
     /// `None` where model names are not checked.
     pub models: Option<&'a Declared<super::ModelDecl>>,
     pub teachers: Option<&'a Declared<super::TeacherDecl>>,
+    /// The pipeline's own; those that come with the program are known everywhere.
+    pub tasks: Option<&'a Declared<Arc<Task>>>,
     /// The matrix and the bindings of this instance.
     pub matrix: Option<&'a str>,
     pub bindings: Vec<Binding<'a>>,
@@ -53,8 +58,8 @@ pub(super) struct Scope<'a> {
 impl<'a> Scope<'a> {
     /// Only parameters can be mentioned.
     pub fn of_params(params: &'a Declared<Param>, used: &'a RefCell<Used>, incomplete: bool) -> Self {
-        let (models, teachers, matrix) = (None, None, None);
-        Self { params, models, teachers, matrix, bindings: Vec::new(), hidden: Vec::new(), used, incomplete }
+        let (models, teachers, tasks, matrix) = (None, None, None, None);
+        Self { params, models, teachers, tasks, matrix, bindings: Vec::new(), hidden: Vec::new(), used, incomplete }
     }
 
     /// The value of an entry with every `${...}` filled in. `None` after an error, reported here or before.

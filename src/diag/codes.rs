@@ -214,6 +214,11 @@ Other kinds of peft (DoRA, biases, whole modules that were trained, patterns of 
         "References are strings: `\"node\"`, or `\"node.output\"` for one of several outputs.",
     ),
     code(
+        "bad-regex",
+        "A regular expression cannot be used",
+        "The message says what is wrong with it. The syntax is that of Rust's regex crate: linear time, and so neither look-around nor back-references.",
+    ),
+    code(
         "bad-size",
         "A size cannot be read",
         "Sizes are a number of bytes, or a number with a unit: `\"512MiB\"`, `\"4GiB\"`, `\"1.5GB\"`.",
@@ -550,11 +555,6 @@ Other kinds of peft (DoRA, biases, whole modules that were trained, patterns of 
         "There is no row to work on",
         "The files or the limit leave none. The message says where they were looked for.",
     ),
-    code(
-        "no-run",
-        "The folder is not that of a run",
-        "`report` reads `run.json`, which a run leaves in its folder: `runs/<pipeline>`, or what `run --out` said. A folder of an earlier version has none: run the pipeline again, which computes nothing twice.",
-    ),
     code("no-signals", "Ctrl-C cannot be watched for", "The system gave no signal handler."),
     code(
         "no-store",
@@ -655,21 +655,11 @@ Other kinds of peft (DoRA, biases, whole modules that were trained, patterns of 
         "A provider refuses all calls for too long",
         "Waiting for an hour, or as long as the provider asks, does not help. What was answered is kept: run again later.",
     ),
-    code(
-        "report-template",
-        "The page of a run cannot be made",
-        "A mistake in idiolect's own templates. Please report it, with the message.",
-    ),
     code("reserved-column", "A column's name is taken", "`id` names the row and is set by `load`."),
     code(
         "run-folder-in-use",
         "Another run is writing into the run folder",
         "Wait for it, or give another folder with `--out`. Both can use one store.",
-    ),
-    code(
-        "run-format",
-        "The account of a run cannot be read",
-        "`run.json` in the run's folder was changed, or another version of idiolect wrote it. Run the pipeline again; what is finished is not computed twice.",
     ),
     code(
         "same-samples",
@@ -809,6 +799,11 @@ Other kinds of peft (DoRA, biases, whole modules that were trained, patterns of 
         "A node has no property of this name",
         "The message has the nearest name, or all of them.",
     ),
+    code(
+        "unknown-task",
+        "No task has this name",
+        "A task comes with the program or is declared with `task`. The message has the nearest name.",
+    ),
     code("unknown-teacher", "No teacher has this name", "Declare it with `teacher`, or correct the name."),
     code(
         "unknown-value",
@@ -840,6 +835,7 @@ Other kinds of peft (DoRA, biases, whole modules that were trained, patterns of 
         "The node would be computed for nothing. Read it, delete it, or write `unused=\"ok\"`.",
     ),
     code("unused-param", "A parameter is never used", "A warning: no string mentions `${name}`."),
+    code("unused-task", "A task is never used", "A warning: no node names it."),
     code("unused-teacher", "A teacher is never used", "A warning: no node names it."),
     code(
         "write-failed",

@@ -217,6 +217,11 @@ fn letters(text: &str) -> impl Iterator<Item = (char, usize, usize)> + '_ {
     text.char_indices().filter(move |(_, c)| counts(*c)).flat_map(lower)
 }
 
+/// The first number of a text.
+pub fn number(text: &str) -> Option<Answer> {
+    number::first(text).map(Answer::Number)
+}
+
 /// Whether two answers are the same at two decimals.
 fn same_number(a: f64, b: f64) -> bool {
     let cents = |v: f64| (v * 100.0).round();

@@ -5,5 +5,6 @@ pub mod code;
 pub mod edit;
 pub mod sandbox;
 pub mod statistics;
+pub mod task;
 
 pub use answer::{Answer, Checker, Verdict};

@@ -10,6 +10,7 @@ mod concat;
 mod deduplicate;
 mod derive;
 mod edit_distance;
+mod evaluate;
 pub mod expression;
 mod filter;
 pub mod gather;
@@ -69,6 +70,7 @@ pub static REGISTRY: &[&OpSpec] = &[
     &writing::style_transfer::SPEC,
     &score_ppl::SPEC,
     &check_answer::SPEC,
+    &evaluate::SPEC,
     &edit_distance::SPEC,
     &split_by_ppl::SPEC,
     &summarize::SPEC,

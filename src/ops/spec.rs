@@ -5,7 +5,9 @@
 //! `build` turns fields into an [`Operator`](super::Operator).
 
 use crate::diag::{Diagnostics, Span, Spanned};
+use crate::eval::task::Task;
 use indexmap::IndexMap;
+use std::sync::Arc;
 
 /// The registry entry of an operator.
 pub struct OpSpec {
@@ -141,6 +143,8 @@ pub enum FieldKind {
     Model,
     /// The name of a `teacher` declaration.
     Teacher,
+    /// The name of a `task`, declared or built in; the decoder puts the task in its place.
+    Task,
     /// The name of a manifest in `datasets/`.
     Dataset,
     Int {
@@ -176,6 +180,7 @@ pub enum Value {
     /// Key spans point at the key, value spans at the value.
     Map(IndexMap<String, (Span, Spanned<Value>)>),
     Records(Vec<Fields>),
+    Task(Arc<Task>),
 }
 
 /// The decoded fields of a node (or of one record inside it): checked against the specs, defaults filled in.
@@ -243,6 +248,14 @@ impl Fields {
 
     pub fn bool(&self, name: &str) -> bool {
         self.opt_bool(name).unwrap_or_else(|| panic!("field `{name}` is neither required nor defaulted"))
+    }
+
+    /// The task and the place of its name.
+    pub fn task(&self, name: &str) -> Spanned<Arc<Task>> {
+        match self.get(name).map(|v| (&v.value, v.span)) {
+            Some((Value::Task(task), span)) => Spanned::new(task.clone(), span),
+            other => panic!("field `{name}` is {other:?}, not a task"),
+        }
     }
 
     /// The strings of a list field; empty when not written.

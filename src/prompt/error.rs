@@ -68,6 +68,7 @@ pub(super) fn a_kind(kind: InputKind) -> &'static str {
         InputKind::Number => "a number",
         InputKind::List => "a list",
         InputKind::Flag => "true or false",
+        InputKind::Any => "a value",
     }
 }
 

@@ -71,6 +71,8 @@ pub enum InputKind {
     List,
     /// True or false; false where it is left out.
     Flag,
+    /// Whatever the column holds. Headers do not have it: it is for templates whose inputs are inferred.
+    Any,
 }
 
 impl InputKind {
@@ -82,6 +84,7 @@ impl InputKind {
             InputKind::Number => "number",
             InputKind::List => "list",
             InputKind::Flag => "flag",
+            InputKind::Any => "any",
         }
     }
 
@@ -91,6 +94,7 @@ impl InputKind {
             InputKind::Number => value.is_number(),
             InputKind::List => value.is_array(),
             InputKind::Flag => value.is_boolean(),
+            InputKind::Any => true,
         }
     }
 }
@@ -130,6 +134,36 @@ impl Template {
             environment,
         };
         template.check_variables(&header, path)?;
+        template.try_out(path)?;
+        Ok(template)
+    }
+
+    /// A template without a header: every variable that it does not set itself is an input, those named in `optional` may
+    /// be left out. `name` is for messages.
+    pub fn inferred(name: &str, text: &str, optional: &[&str]) -> Result<Template, PromptError> {
+        let path = Path::new(name);
+        let environment = turns::environment(text).map_err(|e| {
+            PromptError::new(path, e.line(), format!("the template is not valid: {}", turns::cause(&e)))
+        })?;
+        let input = |name: String| Input {
+            required: !optional.contains(&name.as_str()),
+            doc: "read by the prompt".into(),
+            name,
+            kind: InputKind::Any,
+            tasks: Vec::new(),
+            fields: Vec::new(),
+        };
+        let used = turns::variables(&environment).into_iter().filter(|name| !SETTINGS.contains(&name.as_str()));
+        let template = Self {
+            name: name.into(),
+            version: 1,
+            doc: String::new(),
+            inputs: used.map(input).collect(),
+            tasks: Vec::new(),
+            text: text.into(),
+            digest: blake3::hash(text.as_bytes()).to_hex()[..32].to_string(),
+            environment,
+        };
         template.try_out(path)?;
         Ok(template)
     }

@@ -155,7 +155,7 @@ pub fn value(json: &serde_json::Value) -> Value {
 /// What an input is when it is left out; undefined if `None`.
 pub fn absent(kind: InputKind) -> Option<Value> {
     match kind {
-        InputKind::Text | InputKind::Number => None,
+        InputKind::Text | InputKind::Number | InputKind::Any => None,
         InputKind::List => Some(Value::from(Vec::<Value>::new())),
         InputKind::Flag => Some(Value::from(false)),
     }
@@ -164,7 +164,7 @@ pub fn absent(kind: InputKind) -> Option<Value> {
 /// Something of an input's type.
 pub fn stand_in(input: &Input) -> Value {
     match input.kind {
-        InputKind::Text => Value::from("text"),
+        InputKind::Text | InputKind::Any => Value::from("text"),
         InputKind::Number => Value::from(1),
         InputKind::Flag => Value::from(true),
         InputKind::List if input.fields.is_empty() => Value::from(vec!["text"; 2]),

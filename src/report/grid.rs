@@ -2,10 +2,9 @@
 
 use arrow::array::{Array, AsArray, RecordBatch};
 use arrow::datatypes::{DataType, Float32Type, Float64Type, Int64Type};
-use serde::{Deserialize, Serialize};
 
 /// A table ready to be drawn.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct Grid {
     pub title: Option<String>,
     pub columns: Vec<Head>,
@@ -18,7 +17,7 @@ pub struct Grid {
 }
 
 /// The head of a column.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Head {
     pub label: String,
     /// Numbers stand to the right.

@@ -4,8 +4,7 @@
 //! <store>/
 //!   format                           what this folder is, and the layout's version
 //!   lock                             shared by runs, exclusive for `gc`
-//!   artifacts/<aa>/<fingerprint>/    manifest.json, <output>/part-00000.parquet, quarantine.jsonl, files/, present.txt,
-//!                                    tables.json
+//!   artifacts/<aa>/<fingerprint>/    manifest.json, <output>/part-00000.parquet, quarantine.jsonl, files/, present.txt
 //!   tmp/<session>/, <session>.lock   artifacts being built; a dead session's are removed by the next one
 //!   broken/                          artifacts that failed a check, out of the way
 //!   journal/<scope>/                 segments of finished rows, and the fingerprints of the nodes that used them
@@ -25,7 +24,6 @@ mod journal;
 pub mod manifest;
 mod memory;
 mod parts;
-mod pick;
 mod session;
 mod slab;
 mod writer;

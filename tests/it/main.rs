@@ -12,7 +12,6 @@ mod faults;
 mod fetch;
 mod fmt;
 mod released;
-mod report;
 mod rewriting;
 mod runs;
 mod scale;

@@ -40,9 +40,22 @@ const EMIT: usize = 2;
 
 /// Runs a writing operator on its first input.
 pub fn drive<'t>(cx: &NodeCx, teacher: Arc<dyn Teacher>, open: &OpenRow<'_, 't>) -> Result<(), RunError> {
+    drive_and(cx, teacher, open, Box::new(Ok))
+}
+
+/// What is done with finished rows before they are handed on, for work that takes a while: it is done beside the asking.
+pub type Finishing = Box<dyn FnMut(Vec<Finished>) -> Result<Vec<Finished>, RunError> + Send>;
+
+/// [`drive`], with something to be done with finished rows.
+pub fn drive_and<'t>(
+    cx: &NodeCx,
+    teacher: Arc<dyn Teacher>,
+    open: &OpenRow<'_, 't>,
+    mut finishing: Finishing,
+) -> Result<(), RunError> {
     let waiting_rows = teacher.window().saturating_mul(WAITING_PER_CALL).saturating_add(WAITING_ROWS);
     let host = cx.clone();
-    let hand_on = move |rows: Vec<Finished>| emit(&host, rows).map(|()| Event::Emitted);
+    let hand_on = move |rows| emit(&host, finishing(rows)?).map(|()| Event::Emitted);
     let driver = Driver {
         cx,
         open,

@@ -213,7 +213,9 @@ impl RowTask for Sampled {
     fn next(&mut self, last: Vec<Outcome>) -> Step {
         match one(last) {
             None => Step::ask(ask(&self.question, self.sample)),
-            Some(Ok(answer)) => Step::Ready(vec![NewRow { output: 0, cells: vec![Cell::Text(answer.text)] }]),
+            Some(Ok(answer)) => {
+                Step::Ready(vec![NewRow { output: 0, sample: None, cells: vec![Cell::Text(answer.text)] }])
+            }
             Some(Err(failure)) => Step::Reject(failure),
         }
     }

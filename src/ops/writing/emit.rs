@@ -25,7 +25,7 @@ pub fn emit(cx: &NodeCx, rows: Vec<Finished>) -> Result<(), RunError> {
             Ok(rows) => {
                 for new in rows {
                     let output = outputs.entry(new.output).or_default();
-                    output.push(OutRow { from: row.clone(), sample, cells: new.cells });
+                    output.push(OutRow { from: row.clone(), sample: new.sample.or(sample), cells: new.cells });
                 }
             }
             Err(failure) => cx.reject(Rejected {

@@ -37,7 +37,8 @@ pub mod teacher_generate;
 #[cfg(test)]
 pub mod testing;
 
-pub use driver::drive;
+pub use driver::{Finishing, drive, drive_and};
+pub use line::Finished;
 pub use prompt::{Bound, Prompt};
 pub use settings::Writing;
 pub use task::{Cell, InRow, NewRow, RowTask, Step, Task, one};

@@ -24,6 +24,8 @@ const MOST_EXAMPLES: usize = 64;
 #[derive(Debug)]
 pub enum Prompt {
     BuiltIn(&'static Template),
+    /// Of a task.
+    Task(Arc<Template>),
     /// An author's file, read when the pipeline is planned.
     File(Spanned<PathBuf>, Box<OnceLock<Template>>),
 }
@@ -42,6 +44,7 @@ impl Prompt {
     pub fn canonical(&self) -> Value {
         match self {
             Self::BuiltIn(t) => json!({ "name": t.name, "version": t.version, "digest": t.digest() }),
+            Self::Task(t) => json!({ "digest": t.digest() }),
             Self::File(..) => json!("file"),
         }
     }
@@ -49,7 +52,7 @@ impl Prompt {
     /// The author's file.
     pub(super) fn file(&self) -> Option<PathBuf> {
         match self {
-            Self::BuiltIn(_) => None,
+            Self::BuiltIn(_) | Self::Task(_) => None,
             Self::File(path, _) => Some(path.value.clone()),
         }
     }
@@ -58,6 +61,7 @@ impl Prompt {
     pub fn template(&self) -> Option<&Template> {
         match self {
             Self::BuiltIn(template) => Some(template),
+            Self::Task(template) => Some(template),
             Self::File(_, read) => read.get(),
         }
     }
@@ -168,6 +172,7 @@ impl Prompt {
                 InputKind::Number => "number",
                 InputKind::List => "a list of strings",
                 InputKind::Flag => "boolean",
+                InputKind::Any => "text, a number, a boolean or a list",
             };
             let span = span.unwrap_or(writing.span());
             if cx.need_column(rows, column, expected, |t| fits(input.kind, t), span).is_none() {
@@ -188,6 +193,7 @@ fn fits(kind: InputKind, t: &DataType) -> bool {
         InputKind::Number => is_number(t),
         InputKind::List => matches!(t, DataType::List(_) | DataType::LargeList(_)),
         InputKind::Flag => *t == DataType::Boolean,
+        InputKind::Any => [InputKind::Text, InputKind::List, InputKind::Flag].into_iter().any(|kind| fits(kind, t)),
     }
 }
 
@@ -270,6 +276,11 @@ impl<'a> Bound<'a> {
             bound.take_shots(&shots, own)?;
         }
         Ok(bound)
+    }
+
+    /// Draws from another seed than the node's.
+    pub fn seeded(self, seed: Option<u64>) -> Self {
+        Self { seed: seed.unwrap_or(self.seed), ..self }
     }
 
     /// Examples become an input of the template, or turns of their own.

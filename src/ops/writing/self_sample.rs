@@ -205,7 +205,7 @@ impl Sampling<'_> {
         let mut cells = match (op.choose(right, self.seed, self.row.id()), &op.fallback) {
             (Some(answer), _) => op.writing.cells(answer.text.trim().to_string(), Some(&answer), 0),
             (None, Some(column)) => op.writing.cells(self.row.need_text(&column.value)?.to_string(), None, 0),
-            (None, None) => return Ok(Step::Ready(vec![NewRow { output: 1, cells: Vec::new() }])),
+            (None, None) => return Ok(Step::Ready(vec![NewRow { output: 1, sample: None, cells: Vec::new() }])),
         };
         cells.push(Cell::Int(passed));
         Ok(Step::row(cells))

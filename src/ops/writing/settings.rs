@@ -206,7 +206,10 @@ impl Writing {
         Some(Self {
             writer,
             column,
-            task: fields.opt_str("task").map_or_else(|| "free".into(), |t| t.value),
+            task: match fields.get("task").map(|t| &t.value) {
+                Some(crate::ops::Value::Str(task)) => task.clone(),
+                _ => "free".into(),
+            },
             task_span: fields.span_of("task"),
             marker: fields.opt_str("marker").map_or_else(|| "Final Answer:".into(), |m| m.value),
             system: fields.opt_str("system").map(|s| s.value),
@@ -233,6 +236,18 @@ impl Writing {
     /// For operators that read columns of their own under names that `inputs` may give other columns.
     pub fn reading(self, inputs: &'static [&'static str]) -> Self {
         Self { reads: inputs, ..self }
+    }
+
+    /// For operators whose prompts have a marker of their own.
+    pub fn marked(self, marker: &str) -> Self {
+        Self { marker: marker.to_string(), ..self }
+    }
+
+    /// For operators whose answers are drawn in ways of their own; fields that are written go before.
+    pub fn settled(self, settle: impl FnOnce(&mut Settings, bool)) -> Self {
+        let mut settings = (*self.settings).clone();
+        settle(&mut settings, self.max_tokens.is_some());
+        Self { settings: Arc::new(settings), ..self }
     }
 
     /// For operators whose examples have their answer in another column than `response`.
@@ -307,7 +322,7 @@ impl Writing {
     }
 
     /// The model that the node names itself.
-    fn own_model(&self) -> Option<&Spanned<String>> {
+    pub fn own_model(&self) -> Option<&Spanned<String>> {
         match &self.writer {
             Writer::Model(name) => Some(name),
             Writer::Teacher(_) => None,

@@ -186,7 +186,7 @@ impl Restyling<'_> {
         }
         let mut cells = op.writing.cells(text, Some(&bill), 0);
         cells.extend(reason.map(|r| Cell::Text(r.into())));
-        Ok(Step::Ready(vec![NewRow { output: usize::from(reason.is_some()), cells }]))
+        Ok(Step::Ready(vec![NewRow { output: usize::from(reason.is_some()), sample: None, cells }]))
     }
 }
 

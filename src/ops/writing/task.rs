@@ -37,7 +37,7 @@ impl Step {
 
     /// One row of the first output.
     pub fn row(cells: Vec<Cell>) -> Self {
-        Self::Ready(vec![NewRow { output: 0, cells }])
+        Self::Ready(vec![NewRow { output: 0, sample: None, cells }])
     }
 }
 
@@ -51,6 +51,8 @@ pub fn one(last: Vec<Outcome>) -> Option<Outcome> {
 pub struct NewRow {
     /// Which of the operator's outputs it is for.
     pub output: usize,
+    /// Which sample of the row it is, where one task makes the rows of several: it gets the id `<id>#<sample>`.
+    pub sample: Option<usize>,
     /// Values of the columns that this output has besides the input's, in the order of its schema.
     pub cells: Vec<Cell>,
 }
@@ -88,6 +90,11 @@ impl InRow {
     /// A column's value; null where there is no such column.
     pub fn value(&self, column: &str) -> Value {
         self.batch.column_by_name(column).map_or(Value::Null, |c| cell_json(c, self.row))
+    }
+
+    /// The columns of its table.
+    pub fn columns(&self) -> impl Iterator<Item = &str> {
+        self.batch.schema_ref().fields().iter().map(|f| f.name().as_str())
     }
 
     /// The text of a string column; `None` where it is null.
