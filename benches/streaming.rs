@@ -100,6 +100,7 @@ fn through_a_run(c: &mut Criterion) {
         lanes: Arc::new(NoLanes),
         teachers: Arc::new(idiolect::teacher::NoTeachers),
         stop: Stop::default(),
+        provenance: Default::default(),
     };
     let go = |store: &Store| run(&plan, store, &config, &NoObserver).expect("a run of our own");
     let mut group = c.benchmark_group("run");

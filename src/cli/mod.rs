@@ -20,6 +20,7 @@ mod models;
 mod op;
 mod plan;
 mod progress;
+mod report;
 mod run;
 mod schema;
 mod store;
@@ -38,6 +39,7 @@ enum Command {
     Check(check::Args),
     Plan(plan::Args),
     Graph(graph::Args),
+    Report(report::Args),
     Fmt(fmt::Args),
     Op(op::Args),
     Fetch(fetch::Args),
@@ -67,6 +69,7 @@ pub fn main() -> ExitCode {
         Command::Check(args) => check::run(args),
         Command::Plan(args) => plan::run(args),
         Command::Graph(args) => graph::run(args),
+        Command::Report(args) => report::run(args),
         Command::Fmt(args) => fmt::run(args),
         Command::Op(args) => op::run(args),
         Command::Fetch(args) => fetch::run(args),

@@ -53,11 +53,11 @@ fn failed(model: &str, error: FetchError) -> RunError {
     fetch_failed("fetch-failed", format!("model `{model}`"), error)
 }
 
-/// The lanes of a run's models. `say` is told which device they are on.
+/// The lanes of a run's models. `opened` is told which device they are on.
 pub fn lanes(
     fetcher: Arc<Fetcher>,
     device: DeviceChoice,
-    say: impl Fn(&str) + Send + Sync + 'static,
+    opened: impl Fn(&str) + Send + Sync + 'static,
     stop: &Stop,
 ) -> Arc<dyn Lanes> {
     let files: FileSource = Arc::new(move |decl| {
@@ -65,7 +65,7 @@ pub fn lanes(
         ModelFiles::fetched(fetched, decl)
     });
     let stop = stop.clone();
-    let announce = Arc::new(move |name: &str| say(&format!("models on {name}")));
+    let announce = Arc::new(opened);
     let stopping = Arc::new(move || stop.is_set());
     Arc::new(ModelLanes::new(files, LaneOptions { device, announce, stopping, ..LaneOptions::default() }))
 }

@@ -5,7 +5,8 @@ use super::models;
 use super::progress::{Progress, duration, grouped, number};
 use super::store::{StoreArg, print_error};
 use crate::config::RunOptions;
-use crate::exec::{self, NodeOutcome, NodeReport, RunConfig, RunError, RunReport, Stop};
+use crate::diag::Source;
+use crate::exec::{self, NodeOutcome, NodeReport, Provenance, RunConfig, RunError, RunReport, Stop, TextInfo};
 use crate::fetch::Fetcher;
 use crate::model::{DEVICE_VARIABLE, DeviceChoice};
 use crate::plan::Plan;
@@ -58,6 +59,9 @@ pub struct Args {
     /// Where models run: `cpu`, `cuda`, `cuda:N`, or `auto` for the first GPU if there is one
     #[arg(long, value_name = "DEVICE", env = DEVICE_VARIABLE, default_value = "auto")]
     device: DeviceChoice,
+    /// Write `report.html` into the run folder when the run has ended
+    #[arg(long)]
+    report: bool,
     /// No progress and no summary; only warnings and errors
     #[arg(long, short)]
     quiet: bool,
@@ -83,7 +87,7 @@ fn parse_size(text: &str) -> Result<u64, String> {
 }
 
 pub fn run(args: Args) -> u8 {
-    let Some((mut plan, fetcher)) = compile(&args) else { return super::WRONG_INPUT };
+    let Some((mut plan, fetcher, mut texts)) = compile(&args) else { return super::WRONG_INPUT };
     if args.dry_run {
         return super::plan::show(&plan, &args.store, args.json);
     }
@@ -94,13 +98,16 @@ pub fn run(args: Args) -> u8 {
     match models::fetch_needed(&plan, &store, &fetcher, args.quiet) {
         Ok(false) => {}
         Ok(true) => match compile(&args) {
-            Some((known, _)) => plan = known,
+            Some((known, _, read)) => (plan, texts) = (known, read),
             None => return super::WRONG_INPUT,
         },
         Err(error) => return failed(&error),
     }
-    match execute(&args, &plan, &store, fetcher) {
+    match execute(&args, &plan, &store, fetcher, texts) {
         Ok(report) => {
+            if args.report {
+                super::report::after_run(&report, args.quiet);
+            }
             if args.json {
                 println!("{}", serde_json::to_string_pretty(&report).expect("a report has string keys only"));
             } else {
@@ -121,32 +128,47 @@ fn failed(error: &RunError) -> u8 {
     super::FAILED
 }
 
-/// The plan, and what fetches the models that it names.
-fn compile(args: &Args) -> Option<(Plan, Arc<Fetcher>)> {
+/// The plan, what fetches the models that it names, and the texts that it was made of.
+fn compile(args: &Args) -> Option<(Plan, Arc<Fetcher>, Vec<TextInfo>)> {
     let mut compiler = Compiler::new();
     let env = compiler.env(Some(&args.store.path));
+    // What is read before are manifests.
+    let known = compiler.sources.iter().count();
     let plan = compiler.plan(&args.pipeline, &env);
     compiler.report();
-    plan.zip(env.datasets)
+    let text = |s: &Source| TextInfo { name: s.name.clone(), text: s.text.to_string() };
+    let texts = compiler.sources.iter().skip(known).map(|(_, source)| text(source)).collect();
+    Some((plan?, env.datasets?, texts))
 }
 
-fn execute(args: &Args, plan: &Plan, store: &Store, fetcher: Arc<Fetcher>) -> Result<RunReport, RunError> {
+fn execute(
+    args: &Args,
+    plan: &Plan,
+    store: &Store,
+    fetcher: Arc<Fetcher>,
+    texts: Vec<TextInfo>,
+) -> Result<RunReport, RunError> {
     let progress = Progress::new(args.quiet);
     let stop = Stop::default();
     watch_signals(&stop, progress.answer())?;
     let (quiet, print) = (args.quiet, progress.printer());
-    let say = move |line: &str| {
+    let provenance = Provenance { texts, ..Provenance::default() };
+    let device = provenance.device.clone();
+    let opened = move |name: &str| {
+        // The first one stays: a run has one device.
+        let _ = device.set(name.to_string());
         if !quiet {
-            print(line)
+            print(&format!("models on {name}"))
         }
     };
-    let lanes = models::lanes(fetcher, args.device, say, &stop);
+    let lanes = models::lanes(fetcher, args.device, opened, &stop);
     let config = RunConfig {
         out: args.out.clone().unwrap_or_else(|| Path::new("runs").join(&plan.name)),
         options: args.options(&plan.options),
         teachers: Arc::new(Staff::new(lanes.clone(), &stop)),
         lanes,
         stop,
+        provenance,
     };
     let report = exec::run(plan, store, &config, &progress)?;
     record(plan, store, args.quiet)?;

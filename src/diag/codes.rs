@@ -555,6 +555,11 @@ Other kinds of peft (DoRA, biases, whole modules that were trained, patterns of 
         "There is no row to work on",
         "The files or the limit leave none. The message says where they were looked for.",
     ),
+    code(
+        "no-run",
+        "The folder is not that of a run",
+        "`report` reads `run.json`, which a run leaves in its folder: `runs/<pipeline>`, or what `run --out` said. A folder of an earlier version has none: run the pipeline again, which computes nothing twice.",
+    ),
     code("no-signals", "Ctrl-C cannot be watched for", "The system gave no signal handler."),
     code(
         "no-store",
@@ -655,11 +660,21 @@ Other kinds of peft (DoRA, biases, whole modules that were trained, patterns of 
         "A provider refuses all calls for too long",
         "Waiting for an hour, or as long as the provider asks, does not help. What was answered is kept: run again later.",
     ),
+    code(
+        "report-template",
+        "The page of a run cannot be made",
+        "A mistake in idiolect's own templates. Please report it, with the message.",
+    ),
     code("reserved-column", "A column's name is taken", "`id` names the row and is set by `load`."),
     code(
         "run-folder-in-use",
         "Another run is writing into the run folder",
         "Wait for it, or give another folder with `--out`. Both can use one store.",
+    ),
+    code(
+        "run-format",
+        "The account of a run cannot be read",
+        "`run.json` in the run's folder was changed, or another version of idiolect wrote it. Run the pipeline again; what is finished is not computed twice.",
     ),
     code(
         "same-samples",

@@ -2,7 +2,7 @@
 
 use crate::plan::{Fingerprint, NodeName};
 use crate::teacher::hosted::Spent;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -78,7 +78,7 @@ impl Serialize for Node<'_> {
 }
 
 /// What a node has done so far.
-#[derive(Debug, Clone, Default, Serialize)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct Counts {
     pub rows_in: u64,
     pub batches_in: u64,

@@ -1,6 +1,7 @@
 //! The run folder: the plan, the events, the user's files, and the rows in quarantine.
 
 use super::event::Event;
+use super::info::{RUN_FILE, RunInfo};
 use super::{RunError, RunReport};
 use crate::plan::Plan;
 use crate::store::{Artifact, io_error, manifest, new_file, write_atomically};
@@ -44,6 +45,12 @@ impl RunFolder {
     pub fn write_plan(&self, plan: &Plan) -> Result<(), RunError> {
         let text = serde_json::to_string_pretty(&plan_json(plan)).expect("a plan has string keys only");
         write_atomically(&self.path.join("plan.json"), (text + "\n").as_bytes())
+    }
+
+    /// Writes `run.json`.
+    pub fn write_info(&self, info: &RunInfo) -> Result<(), RunError> {
+        let text = serde_json::to_string_pretty(info).expect("it has string keys only");
+        write_atomically(&self.path.join(RUN_FILE), (text + "\n").as_bytes())
     }
 
     /// Appends to `events.jsonl`. The log of a run must not end it: a line that cannot be written is left out.

@@ -5,6 +5,7 @@ use super::{BatchStream, Lanes, NodeHost, Rejected, RunError, RunInput};
 use crate::config::RunOptions;
 use crate::model::ModelLane;
 use crate::plan::{Fingerprint, ModelInfo, NodeName, TeacherInfo};
+use crate::report::grid::Grid;
 use crate::store::{Artifact, ArtifactWriter, Journal, JournalStore, SegmentJournal, Store, split, weigh};
 use crate::teacher::{Teacher, Teachers};
 use arrow::array::RecordBatch;
@@ -190,6 +191,13 @@ impl NodeHost for Host {
     fn present(&self, text: &str) -> Result<(), RunError> {
         self.with_writer(|w| {
             w.present(text);
+            Ok(())
+        })
+    }
+
+    fn show(&self, table: &Grid) -> Result<(), RunError> {
+        self.with_writer(|w| {
+            w.show(table);
             Ok(())
         })
     }

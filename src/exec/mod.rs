@@ -12,6 +12,7 @@ mod edge;
 mod event;
 mod folder;
 mod host;
+mod info;
 mod report;
 mod schedule;
 pub(crate) mod survey;
@@ -19,10 +20,14 @@ pub(crate) mod survey;
 mod tests;
 
 pub use event::{Counts, Event, NoObserver, Node, Observer};
+pub use info::{
+    Ending, ModelUsed, NodeInfo, OutputInfo, Provenance, RUN_FILE, RUN_FORMAT, RunInfo, Setting, TeacherUsed, TextInfo,
+};
 pub use report::{NodeOutcome, NodeReport, RunReport};
 pub use schedule::run;
 
 use crate::plan::{ModelInfo, NodeName};
+use crate::report::grid::Grid;
 use crate::store::Journal;
 use crate::teacher::{Teacher, Teachers};
 use arrow::array::RecordBatch;
@@ -106,6 +111,8 @@ pub trait NodeHost: Send + Sync {
     /// Text for the end of the run on standard output (a table, a chart); kept with the artifact, so that a
     /// cached node shows it as well.
     fn present(&self, text: &str) -> Result<(), RunError>;
+    /// Keeps a table as people are shown it, for reports.
+    fn show(&self, table: &Grid) -> Result<(), RunError>;
     /// The journal of a scope: results by content key that outlive a crash. `scope` must name everything
     /// that determines a result besides the key (model digest, settings).
     fn journal(&self, scope: &serde_json::Value) -> Result<Journal, RunError>;
@@ -170,4 +177,6 @@ pub struct RunConfig {
     pub lanes: Arc<dyn Lanes>,
     pub teachers: Arc<dyn Teachers>,
     pub stop: Stop,
+    /// For `run.json`.
+    pub provenance: Provenance,
 }

@@ -4,6 +4,7 @@ use super::edge::{Inlet, Outlet, Shared, edge};
 use super::event::{Counts, Event, Meter, Node};
 use super::folder::RunFolder;
 use super::host::{Host, Output, Source, bug};
+use super::info::RunInfo;
 use super::survey::{self, Look, Stage, Task};
 use super::{NodeOutcome, NodeReport, Observer, RunConfig, RunError, RunInput, RunReport};
 use crate::plan::{Plan, PlanNode};
@@ -41,11 +42,16 @@ pub fn run(plan: &Plan, store: &Store, config: &RunConfig, observer: &dyn Observ
         ticks: Cell::new(0),
     };
     run.tasks = run.survey()?;
+    let mut info = RunInfo::begun(plan, store, config);
+    folder.write_info(&info)?;
     let prints = plan.nodes.iter().map(|n| n.fingerprint.clone()).collect();
     store.record_run(&plan.name, &config.out, prints)?;
     run.announce();
     run.execute();
-    run.finish(started)
+    let report = run.finish(started)?;
+    info.ended(&report, &config.provenance);
+    folder.write_info(&info)?;
+    Ok(report)
 }
 
 /// How a node ended: what became of it, its artifact, what was counted, and the files in the run folder.
@@ -384,7 +390,7 @@ impl<'a> Run<'a> {
         Ok((inputs, sources))
     }
 
-    fn finish(self, started: Instant) -> Result<RunReport, RunError> {
+    fn finish(&self, started: Instant) -> Result<RunReport, RunError> {
         let names = self.plan.nodes.iter().map(|n| n.name.to_string());
         let artifacts: Vec<(String, &Artifact)> =
             names.zip(&self.done).filter_map(|(n, d)| Some((n, d.as_ref()?.artifact.as_ref()?))).collect();

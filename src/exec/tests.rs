@@ -66,6 +66,8 @@ impl Builder {
     fn new() -> Self {
         let plan = Plan {
             name: "test".into(),
+            doc: String::new(),
+            params: Default::default(),
             seed: 7,
             options: RunOptions::default(),
             models: Default::default(),
@@ -162,6 +164,7 @@ impl Place {
             lanes: Arc::new(NoLanes),
             teachers: Arc::new(NoTeachers),
             stop: self.stop.clone(),
+            provenance: Default::default(),
         };
         run(plan, &self.store, &config, &NoObserver).unwrap()
     }
@@ -510,6 +513,7 @@ fn one_run_at_a_time_writes_into_a_run_folder() {
         lanes: Arc::new(NoLanes),
         teachers: Arc::new(NoTeachers),
         stop: Stop::default(),
+        provenance: Default::default(),
     };
     let error = run(&Builder::new().plan, &place.store, &config, &NoObserver).unwrap_err();
     assert!(error.to_string().contains("another run is writing"), "{error}");
@@ -577,6 +581,7 @@ fn the_process_that_is_killed() {
         lanes: Arc::new(NoLanes),
         teachers: Arc::new(NoTeachers),
         stop: Stop::default(),
+        provenance: Default::default(),
     };
     assert_eq!(run(&plan, &store, &config, &NoObserver).unwrap().outcome(), "done");
 }

@@ -246,6 +246,7 @@ impl Operator for Table {
             };
             write_file(cx, &self.file_name(cx.node(), format), text.as_bytes())?;
         }
+        cx.show(&grid)?;
         if self.terminal {
             cx.present(&terminal::render(&grid))?;
         }

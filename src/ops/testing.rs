@@ -5,6 +5,7 @@ use crate::exec::{BatchStream, NodeHost, Rejected, RunError, RunInput, Stop};
 use crate::model::ModelLane;
 use crate::ops::Operator;
 use crate::plan::NodeName;
+use crate::report::grid::Grid;
 use crate::store::{Journal, JournalStore};
 use crate::teacher::Teacher;
 use arrow::array::RecordBatch;
@@ -26,6 +27,7 @@ pub struct MemoryHost {
     pub emitted: Mutex<Vec<Vec<RecordBatch>>>,
     pub rejected: Mutex<Vec<Rejected>>,
     pub presented: Mutex<Vec<String>>,
+    pub shown: Mutex<Vec<Grid>>,
     pub journal: Arc<MemoryJournal>,
     pub folder: tempfile::TempDir,
 }
@@ -52,6 +54,7 @@ impl MemoryHost {
             stop: Stop::default(),
             rejected: Mutex::default(),
             presented: Mutex::default(),
+            shown: Mutex::default(),
             journal: Arc::default(),
             folder: tempfile::tempdir().expect("a temporary folder"),
         }
@@ -102,6 +105,10 @@ impl NodeHost for MemoryHost {
     }
     fn present(&self, text: &str) -> Result<(), RunError> {
         self.presented.lock().expect("lock").push(text.to_string());
+        Ok(())
+    }
+    fn show(&self, table: &Grid) -> Result<(), RunError> {
+        self.shown.lock().expect("lock").push(table.clone());
         Ok(())
     }
     fn journal(&self, scope: &serde_json::Value) -> Result<Journal, RunError> {

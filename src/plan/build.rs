@@ -43,7 +43,16 @@ pub fn build(graph: Graph, env: &PlanEnv, diagnostics: &mut Diagnostics) -> Opti
         return None;
     }
     let pipeline = graph.pipeline;
-    Some(Plan { name: pipeline.name, seed: pipeline.seed, options: pipeline.options, models: known, teachers, nodes })
+    Some(Plan {
+        name: pipeline.name,
+        doc: pipeline.doc,
+        params: pipeline.params,
+        seed: pipeline.seed,
+        options: pipeline.options,
+        models: known,
+        teachers,
+        nodes,
+    })
 }
 
 struct Planner<'a, 'd> {

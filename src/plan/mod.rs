@@ -11,7 +11,7 @@ mod models;
 mod status;
 mod teachers;
 
-use crate::config::{ModelDecl, RunOptions, TeacherDecl};
+use crate::config::{ModelDecl, Param, RunOptions, TeacherDecl};
 use crate::diag::{Diagnostics, Sources, Span};
 use crate::fetch::{Catalog, FetchEnv, Fetcher};
 use crate::ops::{OpSpec, Operator, Recording, SplitName};
@@ -201,6 +201,8 @@ pub struct TeacherInfo {
 /// A typed, checked, fingerprinted pipeline. Only a plan can be run.
 pub struct Plan {
     pub name: String,
+    pub doc: String,
+    pub params: IndexMap<String, Param>,
     pub seed: u64,
     pub options: RunOptions,
     pub models: IndexMap<String, ModelInfo>,

@@ -2,9 +2,10 @@
 
 use arrow::array::{Array, AsArray, RecordBatch};
 use arrow::datatypes::{DataType, Float32Type, Float64Type, Int64Type};
+use serde::{Deserialize, Serialize};
 
 /// A table ready to be drawn.
-#[derive(Debug, Clone, Default, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Grid {
     pub title: Option<String>,
     pub columns: Vec<Head>,
@@ -17,7 +18,7 @@ pub struct Grid {
 }
 
 /// The head of a column.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Head {
     pub label: String,
     /// Numbers stand to the right.

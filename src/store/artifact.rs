@@ -5,6 +5,7 @@ use super::parts::{broken, parquet_error};
 use super::{Store, io_error, new_folder};
 use crate::exec::{BatchStream, RunError};
 use crate::plan::Fingerprint;
+use crate::report::grid::Grid;
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 use parquet::arrow::arrow_reader::{
@@ -141,6 +142,14 @@ impl Artifact {
         let Some(entry) = &self.manifest.present else { return Ok(None) };
         let path = self.path(entry);
         std::fs::read_to_string(&path).map(Some).map_err(|e| io_error("read", &path, &e))
+    }
+
+    /// The tables that the node showed.
+    pub fn tables(&self) -> Result<Vec<Grid>, RunError> {
+        let Some(entry) = &self.manifest.tables else { return Ok(Vec::new()) };
+        let path = self.path(entry);
+        let text = std::fs::read(&path).map_err(|e| io_error("read", &path, &e))?;
+        serde_json::from_slice(&text).map_err(|e| broken(&path, &e.to_string()))
     }
 
     /// The exact Arrow schema of an output, from its first part.

@@ -30,6 +30,9 @@ pub struct Manifest {
     pub quarantine: Option<FileEntry>,
     /// `present.txt`, when there is text for the end of a run.
     pub present: Option<FileEntry>,
+    /// `tables.json`, the tables as people are shown them. Artifacts of earlier versions have none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tables: Option<FileEntry>,
     /// Rows read from all inputs; for a node without inputs, rows given and rejected.
     pub rows_in: u64,
     /// Rejected rows by reason.
@@ -98,7 +101,7 @@ impl Manifest {
     /// Every file but the manifest itself.
     pub fn entries(&self) -> impl Iterator<Item = &FileEntry> {
         let parts = self.outputs.iter().flat_map(|o| o.parts.iter().map(|p| &p.file));
-        parts.chain(&self.files).chain(&self.quarantine).chain(&self.present)
+        parts.chain(&self.files).chain(&self.quarantine).chain(&self.present).chain(&self.tables)
     }
 
     /// Bytes of all files.

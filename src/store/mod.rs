@@ -4,7 +4,8 @@
 //! <store>/
 //!   format                           what this folder is, and the layout's version
 //!   lock                             shared by runs, exclusive for `gc`
-//!   artifacts/<aa>/<fingerprint>/    manifest.json, <output>/part-00000.parquet, quarantine.jsonl, files/, present.txt
+//!   artifacts/<aa>/<fingerprint>/    manifest.json, <output>/part-00000.parquet, quarantine.jsonl, files/, present.txt,
+//!                                    tables.json
 //!   tmp/<session>/, <session>.lock   artifacts being built; a dead session's are removed by the next one
 //!   broken/                          artifacts that failed a check, out of the way
 //!   journal/<scope>/                 segments of finished rows, and the fingerprints of the nodes that used them
@@ -24,6 +25,7 @@ mod journal;
 pub mod manifest;
 mod memory;
 mod parts;
+mod pick;
 mod session;
 mod slab;
 mod writer;

@@ -8,6 +8,7 @@ use super::parts::{HashedFile, PartWriter};
 use super::{Artifact, FORMAT, Found, Store, io_error};
 use crate::exec::{Rejected, RunError};
 use crate::plan::{Fingerprint, NodeName};
+use crate::report::grid::Grid;
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 use indexmap::IndexMap;
@@ -24,6 +25,7 @@ pub struct ArtifactWriter {
     outputs: Vec<(String, SchemaRef, Mutex<PartWriter>)>,
     quarantine: Mutex<Quarantine>,
     present: Mutex<String>,
+    tables: Mutex<Vec<Grid>>,
 }
 
 #[derive(Default)]
@@ -71,6 +73,7 @@ impl ArtifactWriter {
             outputs: writers,
             quarantine: Mutex::default(),
             present: Mutex::default(),
+            tables: Mutex::default(),
         })
     }
 
@@ -120,6 +123,11 @@ impl ArtifactWriter {
         }
     }
 
+    /// Keeps a table as people are shown it.
+    pub fn show(&self, table: &Grid) {
+        lock(&self.tables).push(table.clone());
+    }
+
     /// Finishes the artifact and moves it into place. When another process was first, its artifact stays and is given.
     pub fn commit(self, commit: Commit) -> Result<Artifact, RunError> {
         let folder = self.folder.path();
@@ -131,6 +139,8 @@ impl ArtifactWriter {
         }
         let quarantine = self.quarantine.into_inner().unwrap_or_else(|e| e.into_inner());
         let present = self.present.into_inner().unwrap_or_else(|e| e.into_inner());
+        let tables = self.tables.into_inner().unwrap_or_else(|e| e.into_inner());
+        let tables_text = serde_json::to_string(&tables).expect("tables are texts");
         let manifest = Manifest {
             format: FORMAT,
             fingerprint: self.fingerprint.clone(),
@@ -146,6 +156,7 @@ impl ArtifactWriter {
             files: user_files(folder)?,
             quarantine: quarantine.file.map(HashedFile::finish).transpose()?,
             present: (!present.is_empty()).then(|| write_hashed(folder, "present.txt", &present)).transpose()?,
+            tables: (!tables.is_empty()).then(|| write_hashed(folder, "tables.json", &tables_text)).transpose()?,
             rows_in: commit.rows_in,
             rejected: quarantine.reasons,
             tokens: commit.tokens,

@@ -12,6 +12,7 @@ mod faults;
 mod fetch;
 mod fmt;
 mod released;
+mod report;
 mod rewriting;
 mod runs;
 mod scale;

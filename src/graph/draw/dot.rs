@@ -8,7 +8,7 @@ pub(super) fn write(picture: &Picture) -> String {
     out += "    node [shape=box, style=\"rounded,filled\", fontname=\"DejaVu Sans\", fontsize=11, margin=\"0.16,0.09\"];\n";
     out += "    edge [fontname=\"DejaVu Sans\", fontsize=9, color=\"#64789b\", arrowsize=0.7];\n";
     for (i, node) in picture.boxes.iter().enumerate() {
-        let mut lines = vec![node.name.as_str(), node.op];
+        let mut lines = vec![node.name.as_str(), node.op.as_str()];
         if !node.sweep.is_empty() {
             lines.push(&node.sweep);
         }

@@ -6,7 +6,7 @@ use std::fmt::Write;
 pub(super) fn write(picture: &Picture) -> String {
     let mut out = format!("---\ntitle: {}\n---\nflowchart TD\n", serde_json::Value::from(picture.title.as_str()));
     for (i, node) in picture.boxes.iter().enumerate() {
-        let mut label = format!("<b>{}</b><br/>{}", escaped(&node.name), escaped(node.op));
+        let mut label = format!("<b>{}</b><br/>{}", escaped(&node.name), escaped(&node.op));
         if !node.sweep.is_empty() {
             label += &format!("<br/><small>{}</small>", escaped(&node.sweep));
         }

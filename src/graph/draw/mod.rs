@@ -28,8 +28,61 @@ pub fn draw(graph: &Graph, format: Format, expand: bool) -> String {
     match format {
         Format::Dot => dot::write(&picture),
         Format::Mermaid => mermaid::write(&picture),
-        Format::Svg => svg::write(&picture),
+        Format::Svg => svg::write(&picture, svg::Place::File),
     }
+}
+
+/// A node of a run, or a group of instances, as the picture of a run shows it.
+pub struct RunBox {
+    pub name: String,
+    pub op: String,
+    pub kind: Kind,
+    /// Axes or number of instances; empty outside a sweep.
+    pub sweep: String,
+    pub stacked: bool,
+    pub doc: Option<String>,
+    /// State and time.
+    pub note: String,
+    /// Where a click leads.
+    pub href: String,
+}
+
+/// An arrow of a run's picture: boxes by their places, and the names of output and port.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct RunLink {
+    pub from: usize,
+    pub to: usize,
+    pub output: String,
+    pub port: String,
+}
+
+/// Draws a run as an SVG element for a page: without a ground or heading of its own, every box a link.
+pub fn draw_run(title: &str, boxes: Vec<RunBox>, links: &[RunLink]) -> String {
+    let spec = |at: usize| crate::ops::find(&boxes[at].op);
+    let link = |l: &RunLink| {
+        let outputs = spec(l.from).map_or(&[][..], |op| op.outputs);
+        let ports = spec(l.to).map_or(&[][..], |op| op.inputs);
+        Link {
+            from: l.from,
+            to: l.to,
+            output: outputs.iter().map(|o| o.name).find(|name| outputs.len() > 1 && *name == l.output),
+            port: ports.iter().map(|p| p.name).find(|name| ports.len() > 1 && *name == l.port),
+            gathered: Vec::new(),
+        }
+    };
+    let links = links.iter().map(link).collect();
+    let node = |b: RunBox| Node {
+        name: b.name,
+        op: b.op,
+        kind: b.kind,
+        sweep: b.sweep,
+        stacked: b.stacked,
+        doc: b.doc,
+        note: b.note,
+        href: Some(b.href),
+    };
+    let boxes = boxes.into_iter().map(node).collect();
+    svg::write(&Picture { title: title.to_string(), doc: String::new(), boxes, links }, svg::Place::Page)
 }
 
 /// What is drawn, whatever the language.
@@ -43,26 +96,36 @@ struct Picture {
 /// A box: a declaration with all its instances, or one instance.
 struct Node {
     name: String,
-    op: &'static str,
+    op: String,
     kind: Kind,
     /// `24 × set, variant` for a sweep, the values for one instance of it; empty outside a sweep.
     sweep: String,
     /// More than one instance in this box.
     stacked: bool,
     doc: Option<String>,
+    /// A last line; empty where there is none.
+    note: String,
+    /// Where a click leads.
+    href: Option<String>,
 }
 
-/// What a box does, which gives it its colour.
+/// What a box does or, in the picture of a run, what became of it: this gives it its colour.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Kind {
+pub enum Kind {
     Source,
     Transform,
     Model,
     Sink,
+    Ran,
+    Cached,
+    Skipped,
+    Unfinished,
+    Failed,
 }
 
 impl Kind {
-    const ALL: [Kind; 4] = [Kind::Source, Kind::Transform, Kind::Model, Kind::Sink];
+    const WORK: [Kind; 4] = [Kind::Source, Kind::Transform, Kind::Model, Kind::Sink];
+    const ENDINGS: [Kind; 5] = [Kind::Ran, Kind::Cached, Kind::Skipped, Kind::Unfinished, Kind::Failed];
 
     fn of(op: &OpSpec) -> Self {
         let uses_model = |kind: &FieldKind| matches!(kind, FieldKind::Model | FieldKind::Teacher);
@@ -83,6 +146,19 @@ impl Kind {
             Self::Transform => "transform",
             Self::Model => "model",
             Self::Sink => "result",
+            Self::Ran => "ran",
+            Self::Cached => "cached",
+            Self::Skipped => "skipped",
+            Self::Unfinished => "not finished",
+            Self::Failed => "failed",
+        }
+    }
+
+    /// The name as a class.
+    fn class(self) -> &'static str {
+        match self {
+            Self::Unfinished => "unfinished",
+            other => other.name(),
         }
     }
 
@@ -93,6 +169,11 @@ impl Kind {
             Self::Transform => ("#e8edf5", "#64789b"),
             Self::Model => ("#fdeed3", "#c07a10"),
             Self::Sink => ("#efe6fa", "#8257b8"),
+            Self::Ran => ("#dcf3e3", "#2c8a4b"),
+            Self::Cached => ("#e3ecfa", "#4672b4"),
+            Self::Skipped => ("#f1f2f4", "#8b93a1"),
+            Self::Unfinished => ("#fdf1d6", "#b57a12"),
+            Self::Failed => ("#fde2e0", "#c43d36"),
         }
     }
 
@@ -103,6 +184,11 @@ impl Kind {
             Self::Transform => ("#222c3d", "#8ea3c7"),
             Self::Model => ("#3d2c10", "#e0a040"),
             Self::Sink => ("#31224a", "#b08be0"),
+            Self::Ran => ("#123420", "#53b877"),
+            Self::Cached => ("#18283f", "#7ea8e2"),
+            Self::Skipped => ("#222730", "#828c9b"),
+            Self::Unfinished => ("#3a2c0e", "#dba544"),
+            Self::Failed => ("#421a19", "#ee7f78"),
         }
     }
 }
@@ -150,7 +236,7 @@ impl Picture {
 
     /// The kinds that occur, in the order of the flow.
     fn kinds(&self) -> impl Iterator<Item = Kind> {
-        Kind::ALL.into_iter().filter(|k| self.boxes.iter().any(|b| b.kind == *k))
+        Kind::WORK.into_iter().chain(Kind::ENDINGS).filter(|k| self.boxes.iter().any(|b| b.kind == *k))
     }
 }
 
@@ -167,11 +253,13 @@ fn boxed(graph: &Graph, instances: &[NodeIndex], expand: bool) -> Node {
     };
     Node {
         name: decl.name.base.clone(),
-        op: decl.op.name,
+        op: decl.op.name.to_string(),
         kind: Kind::of(decl.op),
         sweep,
         stacked: instances.len() > 1,
         doc: decl.doc.clone().filter(|d| !d.is_empty()),
+        note: String::new(),
+        href: None,
     }
 }
 

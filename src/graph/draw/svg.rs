@@ -44,9 +44,19 @@ enum Line {
     Name,
     Op,
     Sweep,
+    Note,
 }
 
-pub(super) fn write(picture: &Picture) -> String {
+/// Where a drawing will be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Place {
+    /// On its own.
+    File,
+    /// Inside a page, which gives it its heading and ground.
+    Page,
+}
+
+pub(super) fn write(picture: &Picture, place_in: Place) -> String {
     let mut shapes: Vec<Shape> = picture.boxes.iter().enumerate().map(|(i, b)| shape(picture, i, b)).collect();
     let routes: Vec<Route> = picture.links.iter().map(|l| Route { from: l.from, to: l.to }).collect();
     let sizes: Vec<Sized> = shapes.iter().map(|s| Sized { width: s.size.width, height: s.size.height }).collect();
@@ -57,14 +67,17 @@ pub(super) fn write(picture: &Picture) -> String {
         GAP + LABEL_ROOM * (f64::from(u8::from(out)) + f64::from(u8::from(into)))
     });
     order_slots(&mut shapes, picture, &layout);
-    document(picture, &shapes, &layout)
+    document(picture, &shapes, &layout, place_in)
 }
 
 fn shape<'a>(picture: &Picture, index: usize, node: &'a Node) -> Shape<'a> {
     let mut lines =
-        vec![(BOLD.fit(&node.name, NAME, WIDEST), Line::Name), (REGULAR.fit(node.op, SMALL, WIDEST), Line::Op)];
+        vec![(BOLD.fit(&node.name, NAME, WIDEST), Line::Name), (REGULAR.fit(&node.op, SMALL, WIDEST), Line::Op)];
     if !node.sweep.is_empty() {
         lines.push((REGULAR.fit(&node.sweep, SMALL, WIDEST), Line::Sweep));
+    }
+    if !node.note.is_empty() {
+        lines.push((REGULAR.fit(&node.note, SMALL, WIDEST), Line::Note));
     }
     let outputs = slots(picture, |l| (l.from == index).then(|| l.output.map(str::to_string)));
     let ports = slots(picture, |l| (l.to == index).then(|| l.head()));
@@ -88,6 +101,7 @@ impl Line {
             Self::Name => "name",
             Self::Op => "op",
             Self::Sweep => "sweep",
+            Self::Note => "note",
         }
     }
 }
@@ -133,42 +147,56 @@ fn slot_of(slots: &[Slot], link: usize) -> (f64, bool) {
     (0.0, false)
 }
 
-fn document(picture: &Picture, shapes: &[Shape], layout: &Layout) -> String {
-    let title_width = f64::from(BOLD.width(&picture.title, TITLE));
+fn document(picture: &Picture, shapes: &[Shape], layout: &Layout, place_in: Place) -> String {
     let legend: Vec<Kind> = picture.kinds().collect();
     let legend_width: f64 = legend.iter().map(|k| legend_step(*k)).sum();
-    let width = (layout.width + 2.0 * SHEET).max(title_width).max(legend_width) + 2.0 * MARGIN;
-    let top = MARGIN + 44.0;
-    let height = top + layout.height + 2.0 * SHEET + 28.0 + 14.0 + MARGIN;
+    let (title_width, margin, heading) = match place_in {
+        Place::File => (f64::from(BOLD.width(&picture.title, TITLE)), MARGIN, 44.0),
+        Place::Page => (0.0, 6.0, 0.0),
+    };
+    let width = (layout.width + 2.0 * SHEET).max(title_width).max(legend_width) + 2.0 * margin;
+    let top = margin + heading;
+    let height = top + layout.height + 2.0 * SHEET + 28.0 + 14.0 + margin;
     let origin = ((width - layout.width) / 2.0, top);
-    let mut out = String::new();
-    let (w, h) = (number(width), number(height));
-    // Writing to a string cannot fail, here and below.
-    let _ = writeln!(
-        out,
-        "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"{w}\" height=\"{h}\" viewBox=\"0 0 {w} {h}\" \
-         font-family=\"{FAMILY}\" role=\"img\">"
-    );
-    let _ = writeln!(out, "<title>{}</title>", escaped(&picture.title));
-    if !picture.doc.is_empty() {
-        let _ = writeln!(out, "<desc>{}</desc>", escaped(&picture.doc));
-    }
-    out += &style();
-    let _ = writeln!(out, "<rect class=\"ground\" width=\"{w}\" height=\"{h}\" rx=\"10\"/>");
-    let _ = writeln!(
-        out,
-        "<text class=\"title\" x=\"{}\" y=\"{}\">{}</text>",
-        number(width / 2.0),
-        number(MARGIN + 14.0),
-        escaped(&picture.title)
-    );
+    let mut out = opening(picture, place_in, (&number(width), &number(height)));
     links(&mut out, picture, shapes, layout, origin);
     for (shape, &(x, y)) in shapes.iter().zip(&layout.centres) {
         draw_box(&mut out, shape, x + origin.0, y + origin.1);
     }
     labels(&mut out, shapes, layout, origin);
-    draw_legend(&mut out, &legend, (width - legend_width) / 2.0, height - MARGIN - 4.0);
+    draw_legend(&mut out, &legend, (width - legend_width) / 2.0, height - margin - 4.0);
     out + "</svg>\n"
+}
+
+/// The element's head: what it is, its colours and, on its own, its heading.
+fn opening(picture: &Picture, place_in: Place, (w, h): (&str, &str)) -> String {
+    let mut out = String::new();
+    let title = escaped(&picture.title);
+    // Writing to a string cannot fail, here and below.
+    if place_in == Place::Page {
+        let _ = writeln!(
+            out,
+            "<svg class=\"graph\" width=\"{w}\" height=\"{h}\" viewBox=\"0 0 {w} {h}\" font-family=\"{FAMILY}\" \
+             role=\"group\" aria-label=\"{title}\">"
+        );
+        return out + &style(".graph ", &Kind::ENDINGS);
+    }
+    let _ = writeln!(
+        out,
+        "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"{w}\" height=\"{h}\" viewBox=\"0 0 {w} {h}\" \
+         font-family=\"{FAMILY}\" role=\"img\">"
+    );
+    let _ = writeln!(out, "<title>{title}</title>");
+    if !picture.doc.is_empty() {
+        let _ = writeln!(out, "<desc>{}</desc>", escaped(&picture.doc));
+    }
+    out += &style("", &Kind::WORK);
+    let _ = writeln!(out, "<rect class=\"ground\" width=\"{w}\" height=\"{h}\" rx=\"10\"/>");
+    let y = number(MARGIN + 14.0);
+    // The numbers are of our own making.
+    let middle = number(w.parse::<f64>().unwrap_or_default() / 2.0);
+    let _ = writeln!(out, "<text class=\"title\" x=\"{middle}\" y=\"{y}\">{title}</text>");
+    out
 }
 
 fn links(out: &mut String, picture: &Picture, shapes: &[Shape], layout: &Layout, origin: (f64, f64)) {
@@ -208,7 +236,10 @@ fn curve(path: &mut String, from: (f64, f64), to: (f64, f64)) {
 fn draw_box(out: &mut String, shape: &Shape, x: f64, y: f64) {
     let (w, h) = (shape.size.width, shape.size.height);
     let (left, top) = (x - w / 2.0, y - h / 2.0);
-    let kind = shape.node.kind.name();
+    let kind = shape.node.kind.class();
+    if let Some(href) = &shape.node.href {
+        let _ = write!(out, "<a href=\"{}\">", escaped(href));
+    }
     let _ = writeln!(out, "<g class=\"{kind}\">");
     let mut tip = format!("{}: {}", shape.node.name, shape.node.op);
     if !shape.node.sweep.is_empty() {
@@ -239,7 +270,7 @@ fn draw_box(out: &mut String, shape: &Shape, x: f64, y: f64) {
             escaped(text)
         );
     }
-    *out += "</g>\n";
+    *out += if shape.node.href.is_some() { "</g></a>\n" } else { "</g>\n" };
 }
 
 /// Labels of outputs and ports, over the links, on a patch of the ground's colour.
@@ -280,7 +311,7 @@ fn draw_legend(out: &mut String, kinds: &[Kind], left: f64, y: f64) {
             out,
             "<g class=\"{}\"><rect class=\"box\" x=\"{}\" y=\"{}\" width=\"14\" height=\"14\" rx=\"4\"/>\
              <text class=\"key\" x=\"{}\" y=\"{}\">{}</text></g>",
-            kind.name(),
+            kind.class(),
             number(x),
             number(y - 10.5),
             number(x + 20.0),
@@ -291,33 +322,50 @@ fn draw_legend(out: &mut String, kinds: &[Kind], left: f64, y: f64) {
     }
 }
 
-/// Colours, for a light ground and, where the reader's system asks for it, a dark one.
-fn style() -> String {
-    let mut css = String::from("<style>\n");
-    let _ = writeln!(
-        css,
+/// Colours, for a light ground and, where the reader's system asks for it, a dark one. `scope` begins every selector.
+fn style(scope: &str, kinds: &[Kind]) -> String {
+    let rules = format!(
         ".title{{font-size:{TITLE}px;font-weight:bold;text-anchor:middle}}\n\
          .name{{font-size:{NAME}px;font-weight:bold;text-anchor:middle}}\n\
-         .op,.sweep{{font-size:{SMALL}px;text-anchor:middle}}\n\
+         .op,.sweep,.note{{font-size:{SMALL}px;text-anchor:middle}}\n\
          .label{{font-size:{LABEL}px;text-anchor:middle}}\n\
          .key{{font-size:{LABEL}px}}\n\
          .box{{stroke-width:1.4}}\n\
-         .link{{fill:none;stroke-width:1.5}}"
+         .link{{fill:none;stroke-width:1.5}}\n"
     );
-    css += &ground("#ffffff", "#1c2430", "#566172", "#8592a6", Kind::light);
-    css += "@media (prefers-color-scheme: dark){\n";
-    css += &ground("#0f1520", "#eef2f8", "#a9b4c6", "#7d8ba3", Kind::dark);
-    css + "}\n</style>\n"
+    let light = ground("#ffffff", "#1c2430", "#566172", "#8592a6", kinds, Kind::light);
+    let dark = ground("#0f1520", "#eef2f8", "#a9b4c6", "#7d8ba3", kinds, Kind::dark);
+    let (rules, light, dark) = (scoped(scope, &rules), scoped(scope, &light), scoped(scope, &dark));
+    format!("<style>\n{rules}{light}@media (prefers-color-scheme: dark){{\n{dark}}}\n</style>\n")
 }
 
-fn ground(back: &str, ink: &str, muted: &str, line: &str, colours: fn(Kind) -> (&'static str, &'static str)) -> String {
+/// The rules, a line each, with `scope` before every selector.
+fn scoped(scope: &str, rules: &str) -> String {
+    let rule = |rule: &str| match rule.split_once('{') {
+        Some((selectors, rest)) => {
+            let selectors: Vec<String> = selectors.split(',').map(|s| format!("{scope}{s}")).collect();
+            format!("{}{{{rest}\n", selectors.join(","))
+        }
+        None => format!("{rule}\n"),
+    };
+    rules.lines().map(rule).collect()
+}
+
+fn ground(
+    back: &str,
+    ink: &str,
+    muted: &str,
+    line: &str,
+    kinds: &[Kind],
+    colours: fn(Kind) -> (&'static str, &'static str),
+) -> String {
     let mut css = format!(
-        ".ground,.patch{{fill:{back}}}\n.title,.name{{fill:{ink}}}\n.op,.sweep,.label,.key{{fill:{muted}}}\n\
+        ".ground,.patch{{fill:{back}}}\n.title,.name{{fill:{ink}}}\n.op,.sweep,.label,.key,.note{{fill:{muted}}}\n\
          .link{{stroke:{line}}}\n.head{{fill:{line}}}\n"
     );
-    for kind in Kind::ALL {
-        let (fill, stroke) = colours(kind);
-        let _ = writeln!(css, ".{} .box{{fill:{fill};stroke:{stroke}}}", kind.name());
+    for kind in kinds {
+        let (fill, stroke) = colours(*kind);
+        let _ = writeln!(css, ".{} .box{{fill:{fill};stroke:{stroke}}}", kind.class());
     }
     css
 }

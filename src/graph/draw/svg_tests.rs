@@ -1,9 +1,11 @@
-use super::svg::write;
+use super::svg::{Place, write};
 use super::{Kind, Link, Node, Picture};
 use resvg::usvg;
 
 fn node(name: &str, op: &'static str, kind: Kind, sweep: &str) -> Node {
-    Node { name: name.into(), op, kind, sweep: sweep.into(), stacked: sweep.contains('×'), doc: None }
+    let stacked = sweep.contains('×');
+    let (note, href) = (String::new(), None);
+    Node { name: name.into(), op: op.into(), kind, sweep: sweep.into(), stacked, doc: None, note, href }
 }
 
 fn link(from: usize, to: usize) -> Link {
@@ -66,7 +68,7 @@ fn bounds(group: &usvg::Group, texts: &mut Vec<usvg::Rect>, boxes: &mut Vec<usvg
 #[test]
 fn text_stays_inside_its_box() {
     let picture = figure();
-    let tree = usvg::Tree::from_str(&write(&picture), &options()).expect("well-formed");
+    let tree = usvg::Tree::from_str(&write(&picture, Place::File), &options()).expect("well-formed");
     let (mut texts, mut boxes) = (Vec::new(), Vec::new());
     bounds(tree.root(), &mut texts, &mut boxes);
     assert!(texts.len() > 2 * picture.boxes.len() && boxes.len() > picture.boxes.len());
@@ -85,7 +87,7 @@ fn whatever_is_in_the_names_the_picture_is_well_formed() {
     picture.doc = "]]> <!-- --".into();
     picture.boxes[0].name = "<rows> & 'more'".into();
     picture.boxes[1].doc = Some("a\nb <c>".into());
-    let svg = write(&picture);
+    let svg = write(&picture, Place::File);
     usvg::Tree::from_str(&svg, &options()).expect("well-formed");
     assert!(svg.contains("&lt;rows&gt; &amp; 'more'"));
 }
@@ -93,5 +95,5 @@ fn whatever_is_in_the_names_the_picture_is_well_formed() {
 #[test]
 fn an_empty_picture_has_a_title() {
     let picture = Picture { title: "empty".into(), doc: String::new(), boxes: Vec::new(), links: Vec::new() };
-    usvg::Tree::from_str(&write(&picture), &options()).expect("well-formed");
+    usvg::Tree::from_str(&write(&picture, Place::File), &options()).expect("well-formed");
 }

@@ -3,13 +3,13 @@
 use crate::config::{Budget, Price};
 use crate::exec::RunError;
 use crate::teacher::Usage;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::Notify;
 
 /// What a run has spent on a teacher so far.
-#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Spent {
     pub teacher: String,
     /// Calls that came to an end: with an answer, or to quarantine.
