@@ -263,7 +263,7 @@ fn shown(value: &Value) -> String {
         Value::Str(text) => text.clone(),
         Value::List(items) => items.iter().map(|i| shown(&i.value)).collect::<Vec<_>>().join(","),
         // Parameters are of none of these kinds.
-        Value::Map(_) | Value::Records(_) => "…".into(),
+        Value::Map(_) | Value::Records(_) | Value::Task(_) => "…".into(),
     }
 }
 
