@@ -326,6 +326,11 @@ Other kinds of peft (DoRA, biases, whole modules that were trained, patterns of 
         "Two rows give the same bar of a chart",
         "Name more columns in `x`, or a `series`, so that each bar has one row.",
     ),
+    code(
+        "duplicate-cell",
+        "Two rows fall into one cell of a table",
+        "The message says in which columns they differ. Name one of them in `rows` or `columns` of the `pivot`, or bring the rows together before with `summarize`.",
+    ),
     code("duplicate-column", "A column is named twice", "Once is enough."),
     code(
         "duplicate-field",
@@ -340,7 +345,7 @@ Other kinds of peft (DoRA, biases, whole modules that were trained, patterns of 
     code(
         "duplicate-node",
         "A node that may stand once stands twice",
-        "A pipeline has at most one `pipeline` and one `run` node, and every operator node has a name of its own.",
+        "A pipeline has at most one `pipeline` and one `run` node, every operator node has a name of its own, and a `table` has one `pivot`.",
     ),
     code("duplicate-source", "Recorded answers come from two places", "Keep `path` or `dataset`."),
     code(
@@ -859,8 +864,8 @@ Other kinds of peft (DoRA, biases, whole modules that were trained, patterns of 
     ),
     code(
         "wrong-count",
-        "Two lists belong together and differ in length",
-        "Give one entry for each entry of the other list.",
+        "A list has too many or too few entries",
+        "Lists that belong together have one entry for each entry of the other; a field that takes a fixed number of values says so.",
     ),
     code(
         "wrong-rows",

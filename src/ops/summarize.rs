@@ -34,15 +34,16 @@ pub static SPEC: OpSpec = OpSpec {
         ),
         FieldSpec::new(
             "preset",
-            FieldKind::Choice(&["perplexity"]),
+            FieldKind::Choice(&["perplexity", "accuracy"]),
             "`perplexity`: the columns `rows`, `mean_ppl`, `median_ppl`, `corpus_ppl`, `ci_low`, `ci_high` and \
-             `response_tokens`, from the columns that `score-ppl` adds",
+             `response_tokens`, from the columns that `score-ppl` adds; `accuracy`: `rows`, `accuracy`, and `ci_low` and \
+             `ci_high` by Wilson's method, from the boolean column `correct`",
         ),
         FieldSpec::new("value", FieldKind::Records(VALUE), "A column of the result: one statistic of each group"),
         FieldSpec::new(
             "interval",
             FieldKind::Records(INTERVAL),
-            "Two columns of the result: a bootstrap confidence interval of the mean, by percentiles",
+            "Two columns of the result: a confidence interval of the mean",
         ),
     ],
     sink: false,
@@ -63,10 +64,20 @@ const INTERVAL: &[FieldSpec] = &[
     FieldSpec::new("low", FieldKind::Str, "Name of the column for the lower end").required().positional(),
     FieldSpec::new("high", FieldKind::Str, "Name of the column for the upper end").required().positional(),
     FieldSpec::new("column", FieldKind::Column, "The column whose mean is estimated").required(),
+    FieldSpec::new(
+        "method",
+        FieldKind::Choice(&["bootstrap", "wilson"]),
+        "`bootstrap` draws rows with replacement and takes percentiles of their means; `wilson` is the score interval of \
+         a proportion, for booleans",
+    )
+    .default(Default::Str("bootstrap")),
     FieldSpec::new("level", FieldKind::Float { min: 0.5, max: 0.9999 }, "Confidence level")
         .default(Default::Float(0.95)),
-    FieldSpec::new("resamples", FieldKind::Int { min: 100, max: 1_000_000 }, "Samples drawn with replacement")
-        .default(Default::Int(1000)),
+    FieldSpec::new(
+        "resamples",
+        FieldKind::Int { min: 100, max: 1_000_000 },
+        "For `bootstrap`: samples drawn (default 1000)",
+    ),
 ];
 
 const DOC: &str = "\
@@ -76,8 +87,12 @@ Gives one row for each distinct combination of the `by` columns, in the order in
 Statistics: `count` (rows, or values of `column` that are not null), `mean`, `median`, `quantile` (linear \
 interpolation between neighbours), `min`, `max`, `sum`, `std` (of the sample, n - 1) and `corpus-ppl`, the perplexity \
 of all tokens together: exp(sum of `nll` / sum of `tokens`). Sums are compensated, so that their error does not grow \
-with the number of rows. An `interval` draws its samples from the seed of the node and does not depend on threads or \
-batches.
+with the number of rows. A bootstrap `interval` draws its samples from the seed of the node and does not depend on \
+threads or batches. Intervals take rows for independent: where a question has several rows (samples, seeds), average it \
+first with a `summarize` by `id`, and draw from that. [Statistics](statistics.md) says which interval to take.
+
+Seeds are repeated runs: `summarize` each run, then `summarize` the runs without the axis, with `mean` and `std`; \
+`pivot` in `table` shows them as 61.2 ± 1.3.
 
 A null has no value and is not counted; a value that is not finite is, and makes the statistic NaN or infinite. Both \
 are told in `note`. A row that only carries a `note` (a skipped input of `concat bind=#true`) makes a group of 0 rows \
@@ -104,13 +119,16 @@ struct Summarize {
 fn build(fields: &Fields, diagnostics: &mut Diagnostics) -> Option<Box<dyn Operator>> {
     let by = fields.strs("by");
     let mut measures = match fields.opt_str("preset") {
+        Some(preset) if preset.value == "accuracy" => measure::accuracy(preset.span),
         Some(preset) => measure::perplexity(preset.span),
         None => Vec::new(),
     };
     let written: Option<Vec<Measure>> =
         fields.records("value").iter().map(|f| Measure::value(f, diagnostics)).collect();
     measures.extend(written?);
-    measures.extend(fields.records("interval").iter().map(Measure::interval));
+    let intervals: Option<Vec<Measure>> =
+        fields.records("interval").iter().map(|f| Measure::interval(f, diagnostics)).collect();
+    measures.extend(intervals?);
     if measures.is_empty() {
         diagnostics.push(
             Diagnostic::error("nothing-to-do", "`summarize` has no statistic")
@@ -162,7 +180,15 @@ impl Operator for Summarize {
                 None => sound = false,
             }
         }
-        for (column, span) in self.measures.iter().flat_map(Measure::columns) {
+        // A preset names a column several times in one place: one message is enough, and the strictest need decides.
+        let proportions = |m: &&Measure| matches!(m.statistic, Statistic::Wilson { .. });
+        let (strict, others): (Vec<&Measure>, Vec<&Measure>) = self.measures.iter().partition(proportions);
+        let mut seen = HashSet::new();
+        for (column, span) in strict.into_iter().flat_map(Measure::columns).filter(|c| seen.insert(*c)) {
+            let expected = "a boolean for Wilson's interval";
+            sound &= cx.need_column(input, column, expected, |t| *t == DataType::Boolean, span).is_some();
+        }
+        for (column, span) in others.into_iter().flat_map(Measure::columns).filter(|c| seen.insert(*c)) {
             let expected = "a number or a boolean";
             sound &=
                 cx.need_column(input, column, expected, |t| is_number(t) || *t == DataType::Boolean, span).is_some();

@@ -1,5 +1,7 @@
 //! `table`: rows for people, in the terminal and as files.
 
+mod mark;
+mod pivot;
 mod published;
 
 use super::gather::{self, NOTE};
@@ -8,11 +10,13 @@ use super::{Arity, Default, FieldKind, FieldSpec, Fields, InputSpec, OUT, OpSpec
 use crate::diag::{Diagnostic, Diagnostics, Spanned};
 use crate::exec::{NodeCx, RunError};
 use crate::plan::{Estimate, NodeName};
-use crate::report::grid::{Format, Grid, Style};
+use crate::report::grid::{Format, Grid, Legend, Mark, Style};
 use crate::report::{data, markup, terminal};
 use arrow::array::{ArrayRef, AsArray, RecordBatch, UInt64Array, new_null_array};
 use arrow::compute::{SortColumn, SortOptions, concat_batches, lexsort_to_indices, take_record_batch};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use mark::{Behind, Stars};
+use pivot::Pivot;
 use published::Published;
 use serde_json::json;
 use std::collections::HashSet;
@@ -54,6 +58,17 @@ pub static SPEC: OpSpec = OpSpec {
             FieldKind::Records(published::FIELDS),
             "A column of published values from a CSV file",
         ),
+        FieldSpec::new(
+            "mark",
+            FieldKind::Records(mark::MARK),
+            "Marks the cells of a column that are far behind the best of their group, and adds a boolean column that says so",
+        ),
+        FieldSpec::new("stars", FieldKind::Records(mark::STARS), "Stars by p values: * 0.05, ** 0.01, *** 0.001"),
+        FieldSpec::new(
+            "pivot",
+            FieldKind::Records(pivot::FIELDS),
+            "Shows one number of each row as a cell, with keys down the side and across the top",
+        ),
         FieldSpec::new("terminal", FieldKind::Bool, "Whether to show the table in the terminal")
             .default(Default::Bool(true)),
     ],
@@ -71,13 +86,15 @@ const COLUMN: &[FieldSpec] = &[
         FieldKind::Int { min: 0, max: 15 },
         "Decimals to show; without it as many as the column's numbers need",
     ),
-    FieldSpec::new(
-        "style",
-        FieldKind::Choice(&["fixed", "percent", "scientific"]),
-        "How to show numbers; `percent` shows a share of 1 as 100%",
-    )
-    .default(Default::Str("fixed")),
+    STYLE,
 ];
+
+const STYLE: FieldSpec = FieldSpec::new(
+    "style",
+    FieldKind::Choice(&["fixed", "percent", "scientific"]),
+    "How to show numbers; `percent` shows a share of 1 as 100%",
+)
+.default(Default::Str("fixed"));
 
 const DOC: &str = "\
 Collects its inputs into one table, adds published values, sorts, picks columns, and shows the result: in the terminal \
@@ -91,6 +108,15 @@ the terminal and in a column elsewhere.
 `published` puts a column of values from a CSV file beside ours: `on` maps columns of this table to columns of the file, \
 `where` picks lines of the file. A row without a published value has an empty cell; two different values for one row are \
 an error.
+
+`mark` finds cells that are more than `share` (15% unless told) behind the best value of the rows that agree in the columns \
+of `within`: † in the terminal, underlined in `md` and `tex`, true in the column `…_behind` of the output. `stars` shows \
+p values beside a number.
+
+`pivot` shows the rows as papers do: a row for each combination of its `rows`, a column for each of its `columns`, and in \
+the cell a number, with ± `spread`, [`interval`] and (`beside`) where they are named. A cell without a value has the note of \
+its row as a footnote. Rows come in the order of `sort`. The pivot is for people, in the terminal, `md` and `tex`; `csv`, \
+`json` and the output keep a row for each cell, with all columns and full precision.
 
 The whole table is held in memory, within the `memory` option of the run.";
 
@@ -112,6 +138,13 @@ table "writers" from="by-writer" title="Mean score of each writer" {
         on { writer "method" }
     }
 }
+
+// A row for each writer, a column for each test; what is more than 15% below a test's best writer is marked.
+load "results" path="results.csv" { columns { writer "string"; test "string"; accuracy "float"; sd "float" } }
+table "results-table" from="results" {
+    mark "accuracy" share=0.15 within="test"
+    pivot "accuracy" style="percent" digits=1 spread="sd" { rows "writer"; columns "test" }
+}
 "#;
 
 #[derive(Debug)]
@@ -122,6 +155,9 @@ struct Table {
     columns: Vec<Column>,
     sort: Vec<(Spanned<String>, bool)>,
     published: Vec<Published>,
+    marks: Vec<Behind>,
+    stars: Vec<Stars>,
+    pivot: Option<Pivot>,
     terminal: bool,
 }
 
@@ -161,6 +197,9 @@ fn build(fields: &Fields, diagnostics: &mut Diagnostics) -> Option<Box<dyn Opera
         formats,
         sort: sort.collect(),
         published: published?,
+        marks: fields.records("mark").iter().map(Behind::of).collect(),
+        stars: fields.records("stars").iter().map(Stars::of).collect(),
+        pivot: Pivot::of(&fields.records("pivot"), diagnostics)?,
         terminal: fields.bool("terminal"),
         columns,
     };
@@ -172,14 +211,18 @@ impl Column {
         let source = fields.str("column");
         let name = fields.opt_str("as").map_or_else(|| source.value.clone(), |n| n.value);
         let label = fields.opt_str("label").map_or_else(|| name.clone(), |l| l.value);
-        let style = match fields.str("style").value.as_str() {
-            "percent" => Style::Percent,
-            "scientific" => Style::Scientific,
-            _ => Style::Fixed,
-        };
-        let digits = fields.opt_int("digits").map(|d| d.value as usize);
-        Self { source, name, label, format: Format { digits, style } }
+        Self { source, name, label, format: format_of(fields) }
     }
+}
+
+/// The fields `digits` and `style`.
+fn format_of(fields: &Fields) -> Format {
+    let style = match fields.str("style").value.as_str() {
+        "percent" => Style::Percent,
+        "scientific" => Style::Scientific,
+        _ => Style::Fixed,
+    };
+    Format { digits: fields.opt_int("digits").map(|d| d.value as usize), style }
 }
 
 impl Operator for Table {
@@ -187,7 +230,7 @@ impl Operator for Table {
         let column =
             |c: &Column| json!([c.source.value, c.name, c.label, c.format.digits, format!("{:?}", c.format.style)]);
         let sort: Vec<_> = self.sort.iter().map(|(c, down)| json!([c.value, down])).collect();
-        json!({
+        let mut all = json!({
             "title": self.title,
             "name": self.name,
             "formats": self.formats,
@@ -195,14 +238,25 @@ impl Operator for Table {
             "sort": sort,
             "published": self.published.iter().map(Published::canonical).collect::<Vec<_>>(),
             "terminal": self.terminal,
-        })
+        });
+        // A table that does not ask for these is the one that it was before they could be asked for.
+        if !self.marks.is_empty() {
+            all["marks"] = self.marks.iter().map(Behind::canonical).collect();
+        }
+        if !self.stars.is_empty() {
+            all["stars"] = self.stars.iter().map(Stars::canonical).collect();
+        }
+        if let Some(pivot) = &self.pivot {
+            all["pivot"] = pivot.canonical();
+        }
+        all
     }
 
     fn resolve(&self, cx: &mut ResolveCx<'_>) -> Option<Resolved> {
         let gathered = gather::schema(cx, "from")?;
         // Of inputs that are all skipped nothing is known, so nothing can be said against a column.
         let unknown = cx.port("from").iter().all(|i| i.skipped.is_some());
-        let (wide, sound) = self.with_published(&gathered, unknown, cx);
+        let (wide, mut sound) = self.with_added(&gathered, unknown, cx);
         let mut missing = Vec::new();
         for name in self.columns.iter().map(|c| &c.source).chain(self.sort.iter().map(|(s, _)| s)) {
             if !unknown && wide.field_with_name(&name.value).is_err() {
@@ -211,6 +265,10 @@ impl Operator for Table {
         }
         for name in &missing {
             gather::missing_column(cx, &wide, name, " to show");
+        }
+        if !unknown {
+            sound &= self.stars.iter().all(|s| s.check(&wide, cx));
+            sound &= self.pivot.as_ref().is_none_or(|p| p.check(&wide, cx));
         }
         if !sound || !missing.is_empty() {
             return None;
@@ -232,9 +290,18 @@ impl Operator for Table {
             table = published.join(&table)?;
             remarks.extend(published.remark(&table));
         }
-        let table = self.sorted(table)?;
-        let shown = self.picked(&table, &cx.output_schema(0))?;
-        let mut grid = self.grid(&shown);
+        for mark in &self.marks {
+            table = mark::with_column(&table, mark.field(), mark.column_of(&table)?)?;
+        }
+        let sorted = self.sorted(table.clone())?;
+        let shown = self.picked(&sorted, &cx.output_schema(0))?;
+        let mut grid = match &self.pivot {
+            Some(pivot) => {
+                let marks = self.marks_of(pivot.value(), &sorted)?;
+                pivot.grid(&sorted, &table, &self.columns, &marks, self.legend())?
+            }
+            None => Grid { legend: self.legend(), ..self.grid(&shown, &sorted)? },
+        };
         grid.title.clone_from(&self.title);
         grid.remarks = remarks;
         for format in &self.formats {
@@ -255,8 +322,8 @@ impl Operator for Table {
 }
 
 impl Table {
-    /// The gathered columns and those of published values; whether the latter are sound.
-    fn with_published(&self, gathered: &Schema, unknown: bool, cx: &mut ResolveCx<'_>) -> (Schema, bool) {
+    /// The gathered columns, those of published values and those of marks; whether the latter two are sound.
+    fn with_added(&self, gathered: &Schema, unknown: bool, cx: &mut ResolveCx<'_>) -> (Schema, bool) {
         let mut fields: Vec<Field> = gathered.fields().iter().map(|f| f.as_ref().clone()).collect();
         let mut sound = true;
         for published in &self.published {
@@ -264,10 +331,16 @@ impl Table {
             let at = fields.iter().position(|f| f.name() == NOTE).unwrap_or(fields.len());
             fields.insert(at, published.field());
         }
+        for mark in &self.marks {
+            sound &= unknown || mark.check(&Schema::new(fields.clone()), cx);
+            sound &= mark.check_name(&fields, cx);
+            let at = fields.iter().position(|f| f.name() == NOTE).unwrap_or(fields.len());
+            fields.insert(at, mark.field());
+        }
         (Schema::new(fields), sound)
     }
 
-    /// The columns picked, in their order, and `note` where there is one.
+    /// The columns picked, in their order, then marks, and `note` where there is one.
     fn output_schema(&self, wide: &Schema) -> SchemaRef {
         if self.columns.is_empty() {
             return Arc::new(wide.clone());
@@ -275,6 +348,8 @@ impl Table {
         let kind = |name: &str| wide.field_with_name(name).map_or(DataType::Float64, |f| f.data_type().clone());
         let mut fields: Vec<Field> =
             self.columns.iter().map(|c| Field::new(&c.name, kind(&c.source.value), true)).collect();
+        let unpicked = |m: &&Behind| !self.columns.iter().any(|c| [&c.name, &c.source.value].contains(&&m.name.value));
+        fields.extend(self.marks.iter().filter(unpicked).map(Behind::field));
         if !fields.iter().any(|f| f.name() == NOTE) && wide.field_with_name(NOTE).is_ok() {
             fields.push(Field::new(NOTE, DataType::Utf8, true));
         }
@@ -314,24 +389,63 @@ impl Table {
         RecordBatch::try_new(schema.clone(), schema.fields().iter().map(column).collect()).map_err(arrow_failed)
     }
 
-    fn grid(&self, shown: &RecordBatch) -> Grid {
+    /// The rows as they come. Columns of marks are seen in the cells that they mark.
+    fn grid(&self, shown: &RecordBatch, sorted: &RecordBatch) -> Result<Grid, RunError> {
         let schema = shown.schema();
         let asked = |name: &str| self.columns.iter().find(|c| c.name == name);
+        let hidden =
+            |name: &str| name == NOTE || (self.marks.iter().any(|m| m.name.value == name) && asked(name).is_none());
         let columns: Vec<(usize, String, Format)> = schema
             .fields()
             .iter()
             .enumerate()
-            .filter(|(_, f)| f.name() != NOTE)
+            .filter(|(_, f)| !hidden(f.name()))
             .map(|(at, f)| match asked(f.name()) {
                 Some(column) => (at, column.label.clone(), column.format),
                 None => (at, f.name().clone(), Format::default()),
             })
             .collect();
         let mut grid = Grid::of(shown, &columns);
+        for (across, (at, ..)) in columns.iter().enumerate() {
+            let name = schema.field(*at).name();
+            let source = asked(name).map_or(name, |c| &c.source.value);
+            for (down, mark) in self.marks_of(source, sorted)?.into_iter().enumerate() {
+                grid.set_mark(down, across, mark);
+            }
+        }
         if let Some(notes) = shown.column_by_name(NOTE).and_then(|c| c.as_string_opt::<i32>()) {
             grid.notes = notes.iter().map(|n| n.map(str::to_string)).collect();
         }
-        grid
+        Ok(grid)
+    }
+
+    /// The marks of a column's cells.
+    fn marks_of(&self, column: &str, table: &RecordBatch) -> Result<Vec<Mark>, RunError> {
+        let mut marks = vec![Mark::default(); table.num_rows()];
+        for stars in self.stars.iter().filter(|s| s.column.value == column) {
+            marks.iter_mut().zip(stars.of_rows(table)?).for_each(|(mark, stars)| mark.stars = mark.stars.max(stars));
+        }
+        for behind in self.marks.iter().filter(|m| m.column.value == column) {
+            let rows = table.column_by_name(&behind.name).and_then(|c| c.as_boolean_opt());
+            for (mark, is) in marks.iter_mut().zip(rows.into_iter().flatten()) {
+                mark.behind |= is == Some(true);
+            }
+        }
+        Ok(marks)
+    }
+
+    /// What the marks mean that can be seen.
+    fn legend(&self) -> Vec<Legend> {
+        let label = |name: &str| {
+            self.columns.iter().find(|c| c.source.value == name).map_or_else(|| name.to_string(), |c| c.label.clone())
+        };
+        let seen = |name: &str| match &self.pivot {
+            Some(pivot) => pivot.value() == name,
+            None => self.columns.is_empty() || self.columns.iter().any(|c| c.source.value == name),
+        };
+        let stars = self.stars.iter().filter(|s| seen(&s.column)).map(Stars::legend);
+        let marks = self.marks.iter().filter(|m| seen(&m.column)).map(|m| m.legend(&label(&m.column)));
+        marks.chain(stars).collect()
     }
 }
 

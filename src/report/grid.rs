@@ -3,6 +3,7 @@
 use arrow::array::{Array, AsArray, RecordBatch};
 use arrow::datatypes::{DataType, Float32Type, Float64Type, Int64Type};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 
 /// A table ready to be drawn.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -13,16 +14,58 @@ pub struct Grid {
     pub rows: Vec<Vec<Option<String>>>,
     /// What to know about each row.
     pub notes: Vec<Option<String>>,
+    /// Cells that stand out, by row and then by column.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub marks: BTreeMap<usize, BTreeMap<usize, Mark>>,
+    /// What cells and their marks mean: below the table, wherever it is drawn.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub legend: Vec<Legend>,
     /// Lines below the table in the terminal.
     pub remarks: Vec<String>,
 }
 
 /// The head of a column.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Head {
     pub label: String,
     /// Numbers stand to the right.
     pub number: bool,
+    /// What stands above the labels of neighbours that have the same here.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub above: Option<String>,
+}
+
+/// What makes a cell stand out.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+pub struct Mark {
+    /// Far behind the best.
+    pub behind: bool,
+    pub stars: usize,
+    /// The number of a note in the legend.
+    pub note: Option<usize>,
+}
+
+/// A line of the legend; it begins with its mark, drawn as in the cells.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Legend {
+    pub mark: Mark,
+    pub text: String,
+}
+
+impl Head {
+    /// The head on one line.
+    pub fn whole(&self) -> String {
+        match &self.above {
+            Some(above) => format!("{above}: {}", self.label),
+            None => self.label.clone(),
+        }
+    }
+}
+
+impl Legend {
+    pub fn text(text: String) -> Self {
+        Self { mark: Mark::default(), text }
+    }
 }
 
 /// How the numbers of a column are written.
@@ -42,6 +85,22 @@ pub enum Style {
     Scientific,
 }
 
+impl Format {
+    /// The format with the decimals that the values need, for other numbers to be written alike.
+    pub fn settled(self, values: &[Option<f64>]) -> Self {
+        match (self.digits, choose(values)) {
+            (Some(_), _) => self,
+            (None, Choice::Fixed(digits)) => Self { digits: Some(digits), ..self },
+            (None, Choice::Scientific) => Self { digits: Some(2), style: Style::Scientific },
+        }
+    }
+
+    /// A share as a percentage with the decimals that it needs.
+    pub fn percent(share: f64) -> String {
+        numbers(&[Some(share)], Self { digits: None, style: Style::Percent }).remove(0).unwrap_or_default()
+    }
+}
+
 impl Grid {
     /// A grid of the batch's columns, each with its label and format.
     pub fn of(batch: &RecordBatch, columns: &[(usize, String, Format)]) -> Self {
@@ -50,10 +109,23 @@ impl Grid {
         let head = |(at, label, _): &(usize, String, Format)| Head {
             label: label.clone(),
             number: batch.column(*at).data_type().is_numeric(),
+            above: None,
         };
         let rows = (0..batch.num_rows()).map(|row| cells.iter().map(|c| c[row].clone()).collect()).collect();
         let notes = vec![None; batch.num_rows()];
-        Self { title: None, columns: columns.iter().map(head).collect(), rows, notes, remarks: Vec::new() }
+        Self { columns: columns.iter().map(head).collect(), rows, notes, ..Self::default() }
+    }
+
+    /// How a cell stands out; the default where it does not.
+    pub fn mark(&self, row: usize, column: usize) -> Mark {
+        self.marks.get(&row).and_then(|r| r.get(&column)).copied().unwrap_or_default()
+    }
+
+    /// Marks a cell, unless the mark says nothing.
+    pub fn set_mark(&mut self, row: usize, column: usize, mark: Mark) {
+        if mark != Mark::default() {
+            self.marks.entry(row).or_default().insert(column, mark);
+        }
     }
 
     /// The notes as a last column, where a drawing has no other place for them.
@@ -62,7 +134,7 @@ impl Grid {
         if self.notes.iter().all(Option::is_none) {
             return grid;
         }
-        grid.columns.push(Head { label: "note".into(), number: false });
+        grid.columns.push(Head { label: "note".into(), ..Head::default() });
         for (row, note) in grid.rows.iter_mut().zip(&mut grid.notes) {
             row.push(Some(note.take().unwrap_or_default()));
         }

@@ -1,15 +1,19 @@
 //! Tables as Markdown and LaTeX.
 
-use super::grid::Grid;
+use super::grid::{Grid, Head, Legend, Mark};
 use super::terminal::MISSING;
 use textwrap::core::display_width;
 
 /// A table of GitHub's Markdown.
 pub fn markdown(grid: &Grid) -> String {
     let grid = grid.with_note_column();
-    let cell = |c: &Option<String>| c.as_deref().map_or_else(|| MISSING.to_string(), escape_markdown);
-    let heads: Vec<String> = grid.columns.iter().map(|h| escape_markdown(&h.label)).collect();
-    let rows: Vec<Vec<String>> = grid.rows.iter().map(|r| r.iter().map(cell).collect()).collect();
+    let cell = |row: usize, at: usize| {
+        let text = grid.rows[row][at].as_deref().map_or_else(|| MISSING.to_string(), escape_markdown);
+        markdown_marked(text, grid.mark(row, at))
+    };
+    let heads: Vec<String> = grid.columns.iter().map(|h| escape_markdown(&h.whole())).collect();
+    let rows: Vec<Vec<String>> =
+        (0..grid.rows.len()).map(|row| (0..heads.len()).map(|at| cell(row, at)).collect()).collect();
     let width =
         |at: usize| rows.iter().map(|r| &r[at]).chain([&heads[at]]).map(|c| display_width(c)).max().unwrap_or(0);
     let widths: Vec<usize> = (0..heads.len()).map(|at| width(at).max(3)).collect();
@@ -28,7 +32,19 @@ pub fn markdown(grid: &Grid) -> String {
     });
     out.push_str(&line(&rule.collect::<Vec<_>>()));
     rows.iter().for_each(|row| out.push_str(&line(row)));
+    for Legend { mark, text } in &grid.legend {
+        let sign =
+            if *mark == Mark::default() { String::new() } else { markdown_marked("underlined".into(), *mark) + ": " };
+        out.push_str(&format!("\n{sign}{}\n", escape_markdown(text)));
+    }
     out
+}
+
+/// A cell with its marks: underlined where it is behind, stars and the number of its note behind it.
+fn markdown_marked(text: String, mark: Mark) -> String {
+    let text = if mark.behind { format!("<u>{text}</u>") } else { text };
+    let note = mark.note.map_or_else(String::new, |n| format!(" \\[{n}\\]"));
+    format!("{text}{}{note}", "\\*".repeat(mark.stars))
 }
 
 /// Text that Markdown shows as it is.
@@ -62,24 +78,74 @@ pub fn latex(grid: &Grid) -> String {
         out.push_str(&format!("\\begin{{table}}\n\\centering\n\\caption{{{}}}\n", escape_latex(title)));
     }
     out.push_str(&format!("\\begin{{tabular}}{{{columns}}}\n  \\toprule\n"));
+    out.push_str(&latex_above(&grid.columns));
     out.push_str(&line(grid.columns.iter().map(|h| escape_latex(&h.label)).collect()));
     out.push_str("  \\midrule\n");
-    for row in &grid.rows {
-        let cells = row.iter().zip(&grid.columns).map(|(cell, head)| match cell {
-            None => "--".to_string(),
-            Some(number) if head.number => latex_number(number),
-            Some(text) => escape_latex(text),
+    for (down, row) in grid.rows.iter().enumerate() {
+        let cells = row.iter().zip(&grid.columns).enumerate().map(|(across, (cell, head))| {
+            let text = match cell {
+                None => "--".to_string(),
+                Some(number) if head.number => latex_number(number),
+                Some(text) => escape_latex(text),
+            };
+            latex_marked(text, grid.mark(down, across))
         });
         out.push_str(&line(cells.collect()));
     }
     out.push_str("  \\bottomrule\n\\end{tabular}\n");
+    for Legend { mark, text } in &grid.legend {
+        let sign =
+            if *mark == Mark::default() { String::new() } else { latex_marked("underlined".into(), *mark) + ": " };
+        out.push_str(&format!("\\par{{\\footnotesize {sign}{}}}\n", escape_latex(text)));
+    }
     if grid.title.is_some() {
         out.push_str("\\end{table}\n");
     }
     out
 }
 
+/// What spans several columns, over a rule; nothing where no column has any.
+fn latex_above(columns: &[Head]) -> String {
+    if columns.iter().all(|c| c.above.is_none()) {
+        return String::new();
+    }
+    let (mut cells, mut rules, mut first) = (Vec::new(), Vec::new(), 1);
+    for run in columns.chunk_by(|a, b| a.above == b.above && a.above.is_some()) {
+        let last = first + run.len() - 1;
+        cells.push(run[0].above.as_ref().map_or_else(String::new, |above| {
+            rules.push(format!("\\cmidrule(lr){{{first}-{last}}}"));
+            format!("\\multicolumn{{{}}}{{c}}{{{}}}", run.len(), escape_latex(above))
+        }));
+        first = last + 1;
+    }
+    format!("  {} \\\\\n  {}\n", cells.join(" & "), rules.join(" "))
+}
+
+/// A cell with its marks: underlined where it is behind, stars and the number of its note raised behind it.
+fn latex_marked(text: String, mark: Mark) -> String {
+    let text = if mark.behind { format!("\\underline{{{text}}}") } else { text };
+    let note = mark.note.map_or_else(String::new, |n| format!("[{n}]"));
+    let raised = "*".repeat(mark.stars) + &note;
+    if raised.is_empty() { text } else { format!("{text}$^{{{raised}}}$") }
+}
+
 fn latex_number(text: &str) -> String {
+    // Several numbers in a cell: each by itself, what stands around them as it is.
+    if text.contains(' ') {
+        return text.split(' ').filter(|p| !p.is_empty()).map(latex_part).collect::<Vec<_>>().join(" ");
+    }
+    latex_single(text)
+}
+
+/// A number with the brackets and the comma that touch it.
+fn latex_part(text: &str) -> String {
+    let inner = text.trim_matches(['(', ')', '[', ']', ',']);
+    let at = text.find(inner).unwrap_or(0);
+    let (before, after) = (&text[..at], &text[at + inner.len()..]);
+    format!("{}{}{}", escape_latex(before), latex_single(inner), escape_latex(after))
+}
+
+fn latex_single(text: &str) -> String {
     let escaped = escape_latex(text);
     match escaped.split_once('e') {
         Some((digits, exponent)) if exponent.parse::<i32>().is_ok() => format!("${digits} \\cdot 10^{{{exponent}}}$"),
@@ -103,6 +169,9 @@ fn escape_latex(text: &str) -> String {
             '"' => out.push_str("\\textquotedbl{}"),
             '`' => out.push_str("\\textasciigrave{}"),
             // A bare bracket that opens a row would be taken for an argument of the `\\` before it.
+            '±' => out.push_str("$\\pm$"),
+            '≤' => out.push_str("$\\leq$"),
+            '–' => out.push_str("--"),
             '[' | ']' => out.extend(['{', c, '}']),
             '\n' | '\r' | '\t' => out.push(' '),
             c if c.is_control() => {}
@@ -114,11 +183,10 @@ fn escape_latex(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::grid::Head;
     use super::*;
 
     fn hostile() -> Grid {
-        let head = |label: &str, number| Head { label: label.into(), number };
+        let head = |label: &str, number| Head { label: label.into(), number, above: None };
         Grid {
             title: Some("50% of $x_1$ & more".into()),
             columns: vec![head("na|me", false), head("mean_ppl", true)],
@@ -128,7 +196,7 @@ mod tests {
                 vec![None, None],
             ],
             notes: vec![None, None, Some("skipped: no file".into())],
-            remarks: Vec::new(),
+            ..Grid::default()
         }
     }
 

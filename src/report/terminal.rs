@@ -1,6 +1,6 @@
 //! Tables for the terminal: aligned, and no wider than 80 columns where that is possible.
 
-use super::grid::Grid;
+use super::grid::{Grid, Mark};
 use textwrap::core::display_width;
 use textwrap::{Options, WordSeparator, WordSplitter};
 
@@ -46,6 +46,11 @@ fn footer(grid: &Grid, constants: &[(String, String)], out: &mut String) {
     for (i, note) in distinct(&grid.notes[..shown(grid)]).iter().enumerate() {
         lines.push(format!("[{}] {}", i + 1, plain(note)));
     }
+    for legend in &grid.legend {
+        let sign = signs(legend.mark);
+        let gap = if sign.is_empty() { "" } else { " " };
+        lines.push(format!("{sign}{gap}{}", plain(&legend.text)));
+    }
     lines.extend(grid.remarks.iter().map(|r| plain(r)));
     if grid.rows.len() > MAX_ROWS {
         lines.push(format!("{} more rows are not shown", grid.rows.len() - MAX_ROWS));
@@ -58,6 +63,24 @@ fn footer(grid: &Grid, constants: &[(String, String)], out: &mut String) {
         out.push_str(&textwrap::fill(&line, Options::new(WIDTH).subsequent_indent("    ")));
         out.push('\n');
     }
+}
+
+/// What stands behind a cell.
+fn signs(mark: Mark) -> String {
+    let behind = if mark.behind { "†" } else { "" };
+    let note = mark.note.map_or_else(String::new, |n| format!(" [{n}]"));
+    format!("{}{behind}{note}", "*".repeat(mark.stars))
+}
+
+/// The cells of a column with their marks behind them, numbers still below each other, and the width of the marks.
+fn marked(mut cells: Vec<String>, number: bool, mark: impl Fn(usize) -> Mark) -> (Vec<String>, usize) {
+    let signs: Vec<String> = (0..cells.len()).map(|row| signs(mark(row))).collect();
+    let widest = if number { signs.iter().map(|s| display_width(s)).max().unwrap_or(0) } else { 0 };
+    for (cell, sign) in cells.iter_mut().zip(signs) {
+        cell.push_str(&sign);
+        cell.push_str(&" ".repeat(widest.saturating_sub(display_width(&sign))));
+    }
+    (cells, widest)
 }
 
 fn shown(grid: &Grid) -> usize {
@@ -88,8 +111,12 @@ pub fn plain(text: &str) -> String {
 #[derive(Clone)]
 struct Strip {
     head: String,
+    /// What spans this strip and its neighbours that have the same.
+    above: Option<String>,
     number: bool,
     cells: Vec<String>,
+    /// What marks take at the right of the cells; the head stands over the numbers.
+    tail: usize,
     width: usize,
 }
 
@@ -102,6 +129,15 @@ impl Strip {
     fn narrow_head(&self) -> usize {
         let head = parts(&self.head).iter().map(|p| display_width(p)).max().unwrap_or(0);
         self.cells.iter().map(|c| display_width(c)).max().unwrap_or(0).max(head)
+    }
+
+    /// The head over the numbers, not over their marks, where there is room.
+    fn head_lines(&self) -> Vec<String> {
+        let mut lines = wrap_head(&self.head, self.width);
+        if lines.iter().all(|line| display_width(line) + self.tail <= self.width) {
+            lines.iter_mut().for_each(|line| line.push_str(&" ".repeat(self.tail)));
+        }
+        lines
     }
 
     /// How far wrapping can narrow a text column.
@@ -130,7 +166,9 @@ impl Sheet {
             .map(|(at, head)| {
                 let cell = |row: &Vec<Option<String>>| row[at].as_deref().map_or_else(|| MISSING.to_string(), plain);
                 let cells = grid.rows.iter().take(MAX_ROWS).map(cell).collect();
-                Strip { head: plain(&head.label), number: head.number, cells, width: 0 }
+                let (cells, tail) = marked(cells, head.number, |row| grid.mark(row, at));
+                let above = head.above.as_deref().map(plain);
+                Strip { head: plain(&head.label), above, number: head.number, cells, tail, width: 0 }
             })
             .collect();
         if !notes.is_empty() {
@@ -139,7 +177,7 @@ impl Sheet {
                 None => String::new(),
             };
             let cells = grid.notes.iter().take(MAX_ROWS).map(mark).collect();
-            strips.push(Strip { head: String::new(), number: false, cells, width: 0 });
+            strips.push(Strip { head: String::new(), above: None, number: false, cells, tail: 0, width: 0 });
         }
         for strip in &mut strips {
             strip.width = strip.natural();
@@ -215,27 +253,34 @@ impl Sheet {
     }
 
     /// Several tables below each other, each with the leading text columns, which say what a row is.
-    fn split(self) -> Vec<Self> {
-        let is_key = |s: &&Strip| !s.number && !s.head.is_empty();
+    fn split(mut self) -> Vec<Self> {
+        for strip in self.strips.iter_mut() {
+            let most = if strip.number { usize::MAX } else { MAX_WORD };
+            strip.width = strip.narrow_head().min(most);
+        }
+        // The numbers of the notes say something of a row, so they stand in every block.
+        let notes: Vec<Strip> = self.strips.pop_if(|s| s.head.is_empty() && !s.number).into_iter().collect();
+        let is_key = |s: &&Strip| !s.number && s.above.is_none();
         let keys: Vec<Strip> = self.strips.iter().take_while(is_key).cloned().collect();
         let keys = if keys.len() == self.strips.len() { Vec::new() } else { keys };
-        let mut blocks: Vec<Self> = Vec::new();
-        for strip in &self.strips[keys.len()..] {
-            if let Some(last) = blocks.last_mut() {
-                last.strips.push(strip.clone());
-                if last.fits() || last.strips.len() == keys.len() + 1 {
-                    continue;
+        let with_keys = |strips: &[Strip]| Self { strips: [&keys, strips, &notes].concat(), gap: 2 };
+        let mut blocks: Vec<Vec<Strip>> = Vec::new();
+        for unit in self.strips[keys.len()..].chunk_by(|a, b| a.above == b.above && a.above.is_some()) {
+            // Columns under one head stay together where they can.
+            let size = if with_keys(unit).fits() { unit.len() } else { 1 };
+            for unit in unit.chunks(size) {
+                match blocks.last_mut() {
+                    Some(last) if with_keys(&[last, unit].concat()).fits() => last.extend_from_slice(unit),
+                    _ => blocks.push(unit.to_vec()),
                 }
-                last.strips.pop();
             }
-            let strips = keys.iter().chain([strip]).cloned().collect();
-            blocks.push(Self { strips, gap: 2 });
         }
-        blocks
+        blocks.iter().map(|strips| with_keys(strips)).collect()
     }
 
     fn draw(&self, out: &mut String) {
-        let heads: Vec<Vec<String>> = self.strips.iter().map(|s| wrap_head(&s.head, s.width)).collect();
+        self.draw_above(out);
+        let heads: Vec<Vec<String>> = self.strips.iter().map(Strip::head_lines).collect();
         let lines = heads.iter().map(Vec::len).max().unwrap_or(0);
         // Heads stand at the bottom of their lines, next to their numbers.
         let lowered: Vec<Vec<String>> =
@@ -247,6 +292,40 @@ impl Sheet {
             let cells: Vec<Vec<String>> = self.strips.iter().map(|s| wrap_cell(&s.cells[row], s.width)).collect();
             let lines = cells.iter().map(Vec::len).max().unwrap_or(0);
             self.lines(&cells, lines, out);
+        }
+    }
+
+    /// What spans several columns stands in the middle above them, over a rule.
+    fn draw_above(&self, out: &mut String) {
+        if self.strips.iter().all(|s| s.above.is_none()) {
+            return;
+        }
+        let runs: Vec<(usize, Vec<String>)> = self
+            .strips
+            .chunk_by(|a, b| a.above == b.above && a.above.is_some())
+            .map(|run| {
+                let width = run.iter().map(|s| s.width).sum::<usize>() + self.gap * (run.len() - 1);
+                let text = run[0].above.as_deref();
+                let mut lines = text.map_or_else(Vec::new, |text| wrap_head(text, width));
+                for line in &mut lines {
+                    *line = format!("{}{line}", " ".repeat(width.saturating_sub(display_width(line)) / 2));
+                }
+                lines.extend(text.map(|_| "─".repeat(width)));
+                (width, lines)
+            })
+            .collect();
+        let height = runs.iter().map(|(_, lines)| lines.len()).max().unwrap_or(0);
+        for at in 0..height {
+            let mut line = String::new();
+            for (i, (width, lines)) in runs.iter().enumerate() {
+                let text =
+                    (at + lines.len()).checked_sub(height).and_then(|at| lines.get(at)).map_or("", String::as_str);
+                line += &" ".repeat(if i == 0 { 0 } else { self.gap });
+                line += text;
+                line += &" ".repeat(width.saturating_sub(display_width(text)));
+            }
+            out.push_str(line.trim_end());
+            out.push('\n');
         }
     }
 
@@ -318,14 +397,13 @@ mod tests {
     use super::*;
 
     fn grid(heads: &[(&str, bool)], rows: &[&[&str]]) -> Grid {
-        let head = |(label, number): &(&str, bool)| Head { label: label.to_string(), number: *number };
+        let head = |(label, number): &(&str, bool)| Head { label: label.to_string(), number: *number, above: None };
         let cell = |c: &&str| (!c.is_empty()).then(|| c.to_string());
         Grid {
-            title: None,
             columns: heads.iter().map(head).collect(),
             rows: rows.iter().map(|r| r.iter().map(cell).collect()).collect(),
             notes: vec![None; rows.len()],
-            remarks: Vec::new(),
+            ..Grid::default()
         }
     }
 

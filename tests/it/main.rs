@@ -17,6 +17,7 @@ mod rewriting;
 mod runs;
 mod scale;
 mod scoring;
+mod statistics;
 mod teachers;
 mod tiny;
 mod tutorial;

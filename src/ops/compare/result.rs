@@ -149,7 +149,10 @@ fn compared(spec: &Compare, group: &Group, names: (Option<&str>, Option<&str>), 
     }
     let method = |name: Option<&str>| name.and_then(|n| group.methods.get_key_value(n));
     for (name, method) in [method(names.0), method(names.1)].into_iter().flatten() {
-        row.notes.extend(method.notes.iter().map(|n| format!("{name}: {n}")));
+        if !method.notes.is_empty() {
+            let notes: Vec<&str> = method.notes.iter().map(String::as_str).collect();
+            row.notes.push(format!("{name}: {}", notes.join(", ")));
+        }
         if method.empty > 0 {
             row.notes.push(format!("{name}: rows without {}: {}", spec.value.value, method.empty));
         }

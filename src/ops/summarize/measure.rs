@@ -32,7 +32,11 @@ pub enum Statistic {
     Deviation(Spanned<String>),
     CorpusPerplexity { nll: Spanned<String>, tokens: Spanned<String> },
     Interval { column: Spanned<String>, level: f64, resamples: usize },
+    Wilson { column: Spanned<String>, level: f64 },
 }
+
+/// Samples that a bootstrap draws unless it is told how many.
+const RESAMPLES: usize = 1000;
 
 /// The measures of `preset="perplexity"`; messages about them point at the preset.
 pub fn perplexity(span: Span) -> Vec<Measure> {
@@ -45,9 +49,23 @@ pub fn perplexity(span: Span) -> Vec<Measure> {
         one("corpus_ppl", Statistic::CorpusPerplexity { nll: at("nll"), tokens: at("label_tokens") }),
         Measure {
             names: vec![at("ci_low"), at("ci_high")],
-            statistic: Statistic::Interval { column: at("ppl"), level: 0.95, resamples: 1000 },
+            statistic: Statistic::Interval { column: at("ppl"), level: 0.95, resamples: RESAMPLES },
         },
         one("response_tokens", Statistic::Mean(at("response_tokens"))),
+    ]
+}
+
+/// The measures of `preset="accuracy"`; messages about them point at the preset.
+pub fn accuracy(span: Span) -> Vec<Measure> {
+    let at = |name: &str| Spanned::new(name.to_string(), span);
+    let correct = || at("correct");
+    vec![
+        Measure { names: vec![at("rows")], statistic: Statistic::Count(correct()) },
+        Measure { names: vec![at("accuracy")], statistic: Statistic::Mean(correct()) },
+        Measure {
+            names: vec![at("ci_low"), at("ci_high")],
+            statistic: Statistic::Wilson { column: correct(), level: 0.95 },
+        },
     ]
 }
 
@@ -85,10 +103,26 @@ impl Measure {
     }
 
     /// An `interval` record.
-    pub fn interval(fields: &Fields) -> Self {
-        let resamples = fields.int("resamples") as usize;
-        let statistic = Statistic::Interval { column: fields.str("column"), level: fields.float("level"), resamples };
-        Self { names: vec![fields.str("low"), fields.str("high")], statistic }
+    pub fn interval(fields: &Fields, diagnostics: &mut Diagnostics) -> Option<Self> {
+        let (column, level, method) = (fields.str("column"), fields.float("level"), fields.str("method"));
+        let resamples = fields.opt_int("resamples");
+        let statistic = match (method.value.as_str(), resamples) {
+            ("wilson", Some(resamples)) => {
+                diagnostics.push(
+                    Diagnostic::error("meaningless-field", "`resamples` means nothing to `method=\"wilson\"`")
+                        .at(resamples.span, "not read")
+                        .and(method.span, "computed by a formula")
+                        .help("remove `resamples`"),
+                );
+                return None;
+            }
+            ("wilson", None) => Statistic::Wilson { column, level },
+            (_, resamples) => {
+                let resamples = resamples.map_or(RESAMPLES, |r| r.value as usize);
+                Statistic::Interval { column, level, resamples }
+            }
+        };
+        Some(Self { names: vec![fields.str("low"), fields.str("high")], statistic })
     }
 
     /// The columns read, and where they are named.
@@ -101,7 +135,8 @@ impl Measure {
             | Statistic::Quantile(c, _)
             | Statistic::Sum(c)
             | Statistic::Deviation(c)
-            | Statistic::Interval { column: c, .. } => vec![c],
+            | Statistic::Interval { column: c, .. }
+            | Statistic::Wilson { column: c, .. } => vec![c],
         };
         read.into_iter().map(|c| (c.value.as_str(), c.span)).collect()
     }
@@ -124,6 +159,7 @@ impl Measure {
             Statistic::Deviation(_) => ("std", json!(null)),
             Statistic::CorpusPerplexity { .. } => ("corpus-ppl", json!(null)),
             Statistic::Interval { level, resamples, .. } => ("interval", json!([level, resamples])),
+            Statistic::Wilson { level, .. } => ("wilson", json!(level)),
         };
         json!({ "names": names, "fn": function, "columns": columns, "parameters": parameters })
     }
@@ -151,14 +187,23 @@ impl Measure {
                 floats(&|g| corpus_perplexity(&g.values[place(nll)], &g.values[place(tokens)]))
             }
             Statistic::Interval { column, level, resamples } => {
-                let of = |g: &&Group| statistics::bootstrap_mean(&present(g, column), *level, *resamples, seed);
-                let ends: Vec<Option<(f64, f64)>> = groups.iter().map(of).collect();
-                let low: Float64Array = ends.iter().map(|e| e.map(|(low, _)| low)).collect();
-                let high: Float64Array = ends.iter().map(|e| e.map(|(_, high)| high)).collect();
-                vec![Arc::new(low), Arc::new(high)]
+                ends(groups, |g| statistics::bootstrap_mean(&present(g, column), *level, *resamples, seed))
             }
+            Statistic::Wilson { column, level } => ends(groups, |g| {
+                let verdicts = present(g, column);
+                let right = verdicts.iter().filter(|v| **v == 1.0).count();
+                statistics::proportion::wilson(right as u64, verdicts.len() as u64, *level)
+            }),
         }
     }
+}
+
+/// The two columns of an interval.
+fn ends(groups: &[&Group], of: impl Fn(&Group) -> Option<(f64, f64)>) -> Vec<ArrayRef> {
+    let ends: Vec<Option<(f64, f64)>> = groups.iter().map(|g| of(g)).collect();
+    let low: Float64Array = ends.iter().map(|e| e.map(|(low, _)| low)).collect();
+    let high: Float64Array = ends.iter().map(|e| e.map(|(_, high)| high)).collect();
+    vec![Arc::new(low), Arc::new(high)]
 }
 
 /// Over the rows that have both numbers.

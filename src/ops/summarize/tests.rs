@@ -67,6 +67,17 @@ fn the_preset_names_what_score_ppl_gives() {
 }
 
 #[test]
+fn accuracies_have_wilson_intervals() {
+    let verdict = |i: usize| json!({ "id": i.to_string(), "set": "A", "correct": (i < 61).then_some(true).or((i < 164).then_some(false)) });
+    let input = [given("from", "x", rows(&json!((0..166).map(verdict).collect::<Vec<_>>()).to_string()))];
+    let preset = r#"summarize "s" from="x" preset="accuracy" by="set""#;
+    // scipy.stats.binomtest(61, 164).proportion_ci(method="wilson")
+    insta::assert_snapshot!(lines(&run(preset, &input, 9).rows[0]), @r#"{"set":"A","rows":164,"accuracy":0.3719512195121951,"ci_low":0.30170288648286164,"ci_high":0.4480609662916258,"note":"2 of 166 rows have no correct"}"#);
+    let written = r#"summarize "s" from="x" { interval "l" "h" column="correct" method="wilson" level=0.99 }"#;
+    insta::assert_snapshot!(lines(&run(written, &input, 9).rows[0]), @r#"{"l":0.28149367893572863,"h":0.4723667515118341,"note":"2 of 166 rows have no correct"}"#);
+}
+
+#[test]
 fn bytes_do_not_depend_on_batches() {
     let node =
         r#"summarize "s" from="x" preset="perplexity" { by "variant"; interval "l" "h" column="nll" level=0.8 }"#;
@@ -133,6 +144,9 @@ fn what_makes_no_sense_is_refused() {
         r#"summarize "s" from="x" { by "variant"; value "variant" fn="count" }"#,
         r#"summarize "s" from="x" { value "note" fn="count" }"#,
         r#"summarize "s" from="x" { value "c" fn="corpus-ppl" column="ppl" }"#,
+        r#"summarize "s" from="x" { interval "l" "h" column="ppl" method="wilson" }"#,
+        r#"summarize "s" from="x" { interval "l" "h" column="right" method="wilson" resamples=200 }"#,
+        r#"summarize "s" from="x" preset="accuracy""#,
     ];
     let all: Vec<String> = refused.iter().map(|node| refusal(node, &input)).collect();
     insta::assert_snapshot!(all.join("\n"), @r#"
@@ -173,5 +187,18 @@ fn what_makes_no_sense_is_refused() {
       at: not read
       at: because of this
       help: remove `column`
+
+    error [column-type]: column `ppl` is Float64, and `summarize` needs a boolean for Wilson's interval
+      at: needs a boolean for Wilson's interval
+      at: `x` gives it as Float64
+
+    error [meaningless-field]: `resamples` means nothing to `method="wilson"`
+      at: not read
+      at: computed by a formula
+      help: remove `resamples`
+
+    error [column-missing]: `test` needs a column `correct` that its input does not have
+      at: column `correct` is read here
+      at: `x` gives `id`, `variant`, `ppl`, `nll`, `label_tokens`, `response_tokens` and `right`
     "#);
 }

@@ -1,7 +1,8 @@
 //! Published values beside ours: a CSV file joined to a table.
 
 use super::super::{Default, FieldKind, FieldSpec, Fields, ResolveCx, did_you_mean, list};
-use super::{NOTE, arrow_failed};
+use super::NOTE;
+use super::mark::with_column;
 use crate::diag::{Diagnostic, Diagnostics, Span, Spanned};
 use crate::exec::RunError;
 use crate::report::grid::{Format, texts};
@@ -134,12 +135,7 @@ impl Published {
             values.get(&key?).copied()
         };
         let column: ArrayRef = Arc::new((0..table.num_rows()).map(of_row).collect::<Float64Array>());
-        let mut fields: Vec<Arc<Field>> = table.schema().fields().iter().cloned().collect();
-        let mut columns = table.columns().to_vec();
-        let at = fields.iter().position(|f| f.name() == NOTE).unwrap_or(fields.len());
-        fields.insert(at, Arc::new(self.field()));
-        columns.insert(at, column);
-        RecordBatch::try_new(Arc::new(Schema::new(fields)), columns).map_err(arrow_failed)
+        with_column(table, self.field(), column)
     }
 
     /// Says so when no row found a value: names that do not match look like values that do not exist.

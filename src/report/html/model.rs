@@ -101,11 +101,15 @@ pub struct TableHead {
     pub number: bool,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Default, Serialize)]
 pub struct TableCell {
     pub text: Text,
     pub number: bool,
     pub missing: bool,
+    /// Far behind the best: underlined.
+    pub behind: bool,
+    /// Stars and the number of a note.
+    pub raised: String,
 }
 
 /// A node of the file with all its instances.

@@ -4,7 +4,7 @@ use super::model::Page;
 use super::*;
 use crate::exec::{Counts, Ending, NodeInfo, OutputInfo, Rejected, TextInfo};
 use crate::plan::{Fingerprint, NodeName};
-use crate::report::grid::{Grid, Head};
+use crate::report::grid::{Grid, Head, Legend, Mark};
 use crate::store::manifest::{InputRef, columns};
 use crate::store::{ArtifactWriter, Commit, row_bytes};
 use arrow::array::{ArrayRef, Float64Array, Int64Array, RecordBatch, StringArray};
@@ -202,10 +202,12 @@ fn hostile_texts_stay_texts() {
     place.info.params.push(crate::exec::Setting { name: HOSTILE.into(), value: HOSTILE.into(), note: HOSTILE.into() });
     let grid = Grid {
         title: Some(HOSTILE.into()),
-        columns: vec![Head { label: HOSTILE.into(), number: false }],
+        columns: vec![Head { label: HOSTILE.into(), above: Some(HOSTILE.into()), ..Head::default() }],
         rows: vec![vec![Some(HOSTILE.into())], vec![None]],
         notes: vec![Some(HOSTILE.into()), None],
+        legend: vec![Legend::text(HOSTILE.into())],
         remarks: vec![HOSTILE.into()],
+        ..Grid::default()
     };
     let name = swept(HOSTILE, HOSTILE, HOSTILE);
     let file = "a\"><img src=x onerror=alert(1)>.csv";
@@ -282,16 +284,19 @@ fn long_texts_are_cut_and_say_so() {
 #[test]
 fn tables_and_charts_are_shown_as_they_were() {
     let mut place = Place::new();
-    let grid = Grid {
+    let mut grid = Grid {
         title: Some("Scores".into()),
         columns: vec![
-            Head { label: "writer".into(), number: false },
-            Head { label: "mean score †".into(), number: true },
+            Head { label: "writer".into(), ..Head::default() },
+            Head { label: "mean score †".into(), number: true, above: None },
         ],
         rows: vec![vec![Some("a".into()), Some("1.50".into())], vec![Some("b".into()), None]],
         notes: vec![None, Some("skipped: no file".into())],
+        legend: vec![Legend { mark: Mark { behind: true, ..Mark::default() }, text: "far behind".into() }],
         remarks: vec!["2 values are published".into()],
+        ..Grid::default()
     };
+    grid.set_mark(0, 1, Mark { behind: true, stars: 2, note: Some(1) });
     let rows = rows(2, "writer", |i| i.to_string());
     place.node(NodeName::plain("scores"), "table", &[], ("out", rows.clone()), |w| w.show(&grid));
     place.node(NodeName::plain("chart"), "plot", &[], ("out", rows.slice(0, 0)), |w| {
@@ -305,7 +310,9 @@ fn tables_and_charts_are_shown_as_they_were() {
     assert_eq!(shown, [("scores", 1, 0), ("chart", 0, 1), ("older", 1, 0)]);
     assert_eq!(page.results[1].pictures[0].uri, "data:image/svg+xml,%3Csvg%2F%3E");
     let html = place.html();
-    for text in ["<caption>Scores</caption>", "mean score †", "1.50", "skipped: no file", "2 values are published"] {
+    let marked = ["<u>1.50</u><sup>**[1]</sup>", "underlined: far behind"];
+    let plain = ["<caption>Scores</caption>", "mean score †", "skipped: no file", "2 values are published"];
+    for text in plain.into_iter().chain(marked) {
         assert!(html.contains(text), "{text}");
     }
     assert!(html.contains("href=\".&#x2f;sub&#x2f;chart.svg\""));

@@ -65,19 +65,27 @@ pub fn cell(column: &str, value: &Value) -> Cell {
 /// A table as people are shown it.
 pub fn table(grid: &Grid) -> Table {
     let grid = grid.with_note_column();
-    let cell = |(text, number): (&Option<String>, bool)| TableCell {
-        text: text.as_deref().map(|t| cut_at(t, 160, ON_CLICK)).unwrap_or_default(),
-        number,
-        missing: text.is_none(),
+    let cell = |row: usize, at: usize| {
+        let (text, mark) = (grid.rows[row][at].as_deref(), grid.mark(row, at));
+        TableCell {
+            text: text.map(|t| cut_at(t, 160, ON_CLICK)).unwrap_or_default(),
+            number: grid.columns[at].number,
+            missing: text.is_none(),
+            behind: mark.behind,
+            raised: "*".repeat(mark.stars) + &mark.note.map_or_else(String::new, |n| format!("[{n}]")),
+        }
     };
-    let numbers: Vec<bool> = grid.columns.iter().map(|c| c.number).collect();
-    let rows = grid.rows.iter().take(ROWS).map(|r| r.iter().zip(numbers.iter().copied()).map(cell).collect());
-    let heads = grid.columns.iter().map(|c| TableHead { label: clean(&c.label), number: c.number });
+    let rows = (0..grid.rows.len().min(ROWS)).map(|row| (0..grid.columns.len()).map(|at| cell(row, at)).collect());
+    let heads = grid.columns.iter().map(|c| TableHead { label: clean(&c.whole()), number: c.number });
+    let legend = grid.legend.iter().map(|l| match l.mark.behind {
+        true => format!("underlined: {}", clean(&l.text)),
+        false => clean(&l.text),
+    });
     Table {
         caption: grid.title.as_deref().map(clean).unwrap_or_default(),
         heads: heads.collect(),
         rows: rows.collect(),
-        remarks: grid.remarks.iter().map(|r| clean(r)).collect(),
+        remarks: legend.chain(grid.remarks.iter().map(|r| clean(r))).collect(),
         more: match grid.rows.len().saturating_sub(ROWS) {
             0 => String::new(),
             more => number(more as u64),
@@ -87,7 +95,11 @@ pub fn table(grid: &Grid) -> Table {
 
 /// A table of plain texts.
 pub fn plain<const N: usize>(heads: [&str; N], rows: impl IntoIterator<Item = [String; N]>) -> Table {
-    let cell = |text: String| TableCell { missing: text.is_empty(), text: cut_at(&text, 400, ON_CLICK), number: false };
+    let cell = |text: String| TableCell {
+        missing: text.is_empty(),
+        text: cut_at(&text, 400, ON_CLICK),
+        ..TableCell::default()
+    };
     Table {
         heads: heads.iter().map(|h| TableHead { label: h.to_string(), number: false }).collect(),
         rows: rows.into_iter().map(|r| r.into_iter().map(cell).collect()).collect(),
