@@ -186,7 +186,7 @@ fn instance(node: &PlanNode, status: &Status, effort: &str) -> String {
     let mut parts = vec![node.fingerprint.short().to_string()];
     if let State::Partial { done, total } = status.state {
         let of = total.map(|t| format!(" of {}", number(t))).unwrap_or_default();
-        parts.push(format!("{}{of} rows done", number(done)));
+        parts.push(format!("{}{of} {} done", number(done), node.unit));
     }
     parts.push(effort.to_string());
     let values: Vec<&str> = node.name.bindings.0.iter().map(|(_, v)| v.as_str()).collect();

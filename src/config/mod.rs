@@ -85,6 +85,17 @@ impl ModelDecl {
             ModelSource::Path(path) => format!("`{}`", path.value.display()),
         }
     }
+
+    /// What others call it: its repository, its data set, or the last part of its path.
+    pub fn base_name(&self) -> String {
+        match &self.source {
+            ModelSource::Manifest(name) => name.value.clone(),
+            ModelSource::Hub { repo, .. } => repo.value.clone(),
+            ModelSource::Path(path) => {
+                path.value.file_name().unwrap_or(path.value.as_os_str()).to_string_lossy().into_owned()
+            }
+        }
+    }
 }
 
 #[derive(Debug, Clone)]

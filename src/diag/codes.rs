@@ -264,6 +264,7 @@ Other kinds of peft (DoRA, biases, whole modules that were trained, patterns of 
         "A model has no chat template",
         "Scoring and generating put conversations into the model's own template. Give the model one with `chat-template`.",
     ),
+    code("checkpoint", "Where a training has got to cannot be kept", "The message has the reason."),
     code(
         "column-clash",
         "Two columns would have one name",
@@ -857,6 +858,11 @@ Other kinds of peft (DoRA, biases, whole modules that were trained, patterns of 
     code("unused-param", "A parameter is never used", "A warning: no string mentions `${name}`."),
     code("unused-task", "A task is never used", "A warning: no node names it."),
     code("unused-teacher", "A teacher is never used", "A warning: no node names it."),
+    code(
+        "validation-overlap",
+        "Rows are trained on and validated on",
+        "A loss on rows that were trained on says nothing of others, and must not choose the adapter. Take another split, or divide the rows with `filter`.",
+    ),
     code(
         "write-failed",
         "A file could not be written",

@@ -213,6 +213,18 @@ impl NodeHost for Host {
         })))
     }
 
+    fn checkpoint(&self) -> Option<Vec<u8>> {
+        self.store.checkpoint(&self.fingerprint)
+    }
+
+    fn save_checkpoint(&self, state: Vec<u8>, done: u64, total: u64) -> Result<(), RunError> {
+        let kept = self.shared.meter.store.time(|| self.store.set_checkpoint(&self.fingerprint, state));
+        self.shared.note(kept)?;
+        // Only a note, for `plan`.
+        let _ = self.store.set_partial(&self.fingerprint, done, Some(total));
+        Ok(())
+    }
+
     fn model(&self, name: &str) -> Result<Arc<dyn ModelLane>, RunError> {
         match self.models.get(name) {
             Some(model) => self.lanes.lane(name, model),

@@ -116,6 +116,10 @@ pub trait NodeHost: Send + Sync {
     /// The journal of a scope: results by content key that outlive a crash. `scope` must name everything
     /// that determines a result besides the key (model digest, settings).
     fn journal(&self, scope: &serde_json::Value) -> Result<Journal, RunError>;
+    /// What [`NodeHost::save_checkpoint`] last kept of this very node, in this run or in one that was stopped or killed.
+    fn checkpoint(&self) -> Option<Vec<u8>>;
+    /// Keeps where the node has got to, all at once, until it has finished: `done` of `total` of what it counts.
+    fn save_checkpoint(&self, state: Vec<u8>, done: u64, total: u64) -> Result<(), RunError>;
     /// Scores, generates: the lane of the device that holds a declared model.
     fn model(&self, name: &str) -> Result<Arc<dyn crate::model::ModelLane>, RunError>;
     /// A declared teacher.

@@ -526,6 +526,7 @@ impl Job<'_> {
             seconds: counts.seconds,
         })?;
         self.host.store.clear_partial(&self.node.fingerprint);
+        self.host.store.clear_checkpoint(&self.node.fingerprint);
         remember(self.plan, &self.host.store, self.node);
         let files = self.folder.place(&artifact)?;
         Ok((artifact, files))

@@ -110,6 +110,7 @@ impl Builder {
             to_fetch: None,
             barrier: false,
             journalled: false,
+            unit: "rows",
             skipped: None,
             shared_with: None,
             seed: 1,

@@ -72,7 +72,7 @@ impl TextModel {
         Ok(self.encode_with(self.chat()?, row, limit as usize))
     }
 
-    fn chat(&self) -> Result<&Chat> {
+    pub(super) fn chat(&self) -> Result<&Chat> {
         self.chat.as_ref().ok_or_else(|| {
             RunError::failed("chat-template-absent", format!("{} has no chat template", self.path.display()))
                 .help("give the model one: `chat-template=\"template.jinja\"`")
@@ -142,7 +142,7 @@ impl TextModel {
         }
     }
 
-    fn has_embeddings(&self, tokens: &[u32]) -> std::result::Result<(), String> {
+    pub(super) fn has_embeddings(&self, tokens: &[u32]) -> std::result::Result<(), String> {
         let vocab = self.config.vocab_size;
         match tokens.iter().find(|id| **id as usize >= vocab) {
             Some(id) => Err(format!("token {id} is beyond the model's {vocab} embeddings")),

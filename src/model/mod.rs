@@ -12,6 +12,7 @@
 pub mod adapter;
 pub mod chat;
 pub mod config;
+mod conversation;
 pub mod decoder;
 pub mod device;
 mod engine;
@@ -32,6 +33,7 @@ pub mod train;
 pub mod weights;
 
 pub use adapter::AdapterFile;
+pub use conversation::Conversation;
 pub use device::{DEVICE_VARIABLE, DeviceChoice};
 pub use engine::{Counts, Engine, Limits};
 pub use files::{ModelFiles, Precision, WeightFiles};

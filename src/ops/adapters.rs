@@ -27,11 +27,21 @@ pub const WEIGHTS: &str = "adapter_weights";
 /// Metadata of the column of weights: whose adapter it is.
 const BASE: &str = "idiolect:base";
 
+/// Metadata of the column of weights: what the peft library is to call the model.
+const BASE_NAME: &str = "idiolect:base-name";
+
 /// The columns of an adapter for a model.
 pub fn schema(model: &ModelDecl) -> SchemaRef {
-    let metadata = HashMap::from([(BASE.to_string(), model.weights())]);
+    let metadata = [(BASE.to_string(), model.weights()), (BASE_NAME.to_string(), model.base_name())];
+    let metadata = HashMap::from(metadata);
     let weights = Field::new(WEIGHTS, DataType::LargeBinary, false).with_metadata(metadata);
     Arc::new(Schema::new(vec![id_field(), Field::new(CONFIG, DataType::Utf8, false), weights]))
+}
+
+/// What the peft library is to call the model of an adapter.
+pub fn base_name(schema: &SchemaRef) -> String {
+    let weights = schema.field_with_name(WEIGHTS).ok();
+    weights.and_then(|field| field.metadata().get(BASE_NAME)).cloned().unwrap_or_default()
 }
 
 /// An adapter as a row.

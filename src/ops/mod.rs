@@ -17,6 +17,7 @@ pub mod gather;
 mod join;
 mod lint;
 mod load;
+mod lora_train;
 mod plot;
 pub mod polars_bridge;
 #[cfg(test)]
@@ -73,6 +74,7 @@ pub static REGISTRY: &[&OpSpec] = &[
     &evaluate::SPEC,
     &edit_distance::SPEC,
     &split_by_ppl::SPEC,
+    &lora_train::SPEC,
     &summarize::SPEC,
     &compare::SPEC,
     &lint::SPEC,
@@ -126,8 +128,10 @@ pub struct Resolved {
     pub to_fetch: Option<SplitName>,
     /// Needs its whole input before it gives its first row (sort, table, training).
     pub barrier: bool,
-    /// Finished rows are journalled, so that none is computed twice.
+    /// Finished rows are journalled, so that none is computed twice, or checkpoints are kept.
     pub journalled: bool,
+    /// What the node's progress counts, in the plural.
+    pub unit: &'static str,
     /// Set when the node cannot run and the pipeline allows that: the reason, shown wherever the result
     /// would have been.
     pub skipped: Option<String>,
@@ -152,6 +156,7 @@ impl Resolved {
             to_fetch: None,
             barrier: false,
             journalled: false,
+            unit: "rows",
             skipped: None,
             files_out: Vec::new(),
             seeded: false,

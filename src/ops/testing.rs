@@ -29,6 +29,7 @@ pub struct MemoryHost {
     pub presented: Mutex<Vec<String>>,
     pub shown: Mutex<Vec<Grid>>,
     pub journal: Arc<MemoryJournal>,
+    pub checkpoint: Arc<Mutex<Option<Vec<u8>>>>,
     pub folder: tempfile::TempDir,
 }
 
@@ -56,6 +57,7 @@ impl MemoryHost {
             presented: Mutex::default(),
             shown: Mutex::default(),
             journal: Arc::default(),
+            checkpoint: Arc::default(),
             folder: tempfile::tempdir().expect("a temporary folder"),
         }
     }
@@ -113,6 +115,13 @@ impl NodeHost for MemoryHost {
     }
     fn journal(&self, scope: &serde_json::Value) -> Result<Journal, RunError> {
         Ok(Journal::new(Box::new(ScopedMemoryJournal { scope: scope.to_string(), all: self.journal.clone() })))
+    }
+    fn checkpoint(&self) -> Option<Vec<u8>> {
+        self.checkpoint.lock().expect("lock").clone()
+    }
+    fn save_checkpoint(&self, state: Vec<u8>, _done: u64, _total: u64) -> Result<(), RunError> {
+        *self.checkpoint.lock().expect("lock") = Some(state);
+        Ok(())
     }
     fn model(&self, name: &str) -> Result<Arc<dyn ModelLane>, RunError> {
         self.models.get(name).cloned().ok_or_else(|| RunError::failed("no-model", format!("no model `{name}`")))

@@ -231,6 +231,7 @@ impl Planner<'_, '_> {
             to_fetch: resolved.to_fetch,
             barrier: resolved.barrier,
             journalled: resolved.journalled,
+            unit: resolved.unit,
             skipped: resolved.skipped,
             seed,
             doc: decl.doc.clone(),

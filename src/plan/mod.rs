@@ -232,6 +232,8 @@ pub struct PlanNode {
     pub to_fetch: Option<SplitName>,
     pub barrier: bool,
     pub journalled: bool,
+    /// What its progress counts, in the plural.
+    pub unit: &'static str,
     pub skipped: Option<String>,
     /// An earlier node with the same fingerprint: that one runs, and this one's readers read from it.
     pub shared_with: Option<usize>,

@@ -10,6 +10,7 @@
 //!   broken/                          artifacts that failed a check, out of the way
 //!   journal/<scope>/                 segments of finished rows, and the fingerprints of the nodes that used them
 //!   nodes/<hash>.json                what a node was made of the last time
+//!   checkpoints/<fingerprint>        where a node that is under way has got to
 //!   progress/<fingerprint>.json      rows finished of a node that has no artifact yet
 //!   runs/<time>-<id>.json            which fingerprints a run referred to, for `gc`
 //!   digests.jsonl                    digests of input files, by size and change time (kept by the planner)
@@ -19,6 +20,7 @@
 //! several processes at once, and by another scheduler than ours.
 
 pub mod artifact;
+mod checkpoint;
 mod error;
 pub mod gc;
 mod journal;
@@ -53,7 +55,7 @@ use std::sync::{Arc, Mutex};
 pub const FORMAT: u32 = 1;
 
 /// Folders that a store may hold before its format file is seen by a process that opens it at the same time.
-const FOLDERS: &[&str] = &["artifacts", "tmp", "broken", "journal", "nodes", "progress", "runs"];
+const FOLDERS: &[&str] = &["artifacts", "tmp", "broken", "journal", "checkpoints", "nodes", "progress", "runs"];
 
 /// A folder of artifacts and journals. Cheap to clone.
 #[derive(Clone)]

@@ -20,5 +20,6 @@ mod scoring;
 mod statistics;
 mod teachers;
 mod tiny;
+mod training;
 mod tutorial;
 mod writing;

@@ -10,11 +10,15 @@
 //! of threads, and not of how a batch is cut into passes, because what is summed over tokens is summed sequence by
 //! sequence, in the batch's order.
 
+pub mod lengths;
 pub mod optimizer;
+pub mod order;
 pub mod pass;
 pub mod schedule;
 
+pub use lengths::{Fitted, Lengths, TooLong};
 pub use optimizer::{AdamW, AdamWConfig, clip, norm};
+pub use order::Batches;
 pub use pass::{Example, Gradients, PassOptions};
 pub use schedule::{Schedule, Shape, WarmUp};
 
@@ -92,6 +96,11 @@ impl Trainer {
         };
         self.step += 1;
         Ok(report)
+    }
+
+    /// Negative log-likelihoods of a batch's labels, summed, and their number: without dropout.
+    pub fn loss(&self, decoder: &Decoder, batch: &[&Example]) -> Result<(f64, usize)> {
+        pass::loss(decoder, &self.adapter.prepare(decoder)?, batch, &self.pass)
     }
 }
 

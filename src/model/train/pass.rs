@@ -53,11 +53,13 @@ pub struct PassOptions {
     pub checkpointing: bool,
     /// Rows are packed together up to this number of tokens; a longer row is alone.
     pub tokens: usize,
+    /// The most rows that are packed together.
+    pub rows: usize,
 }
 
 impl Default for PassOptions {
     fn default() -> Self {
-        Self { checkpointing: false, tokens: 1024 }
+        Self { checkpointing: false, tokens: 1024, rows: usize::MAX }
     }
 }
 
@@ -87,10 +89,7 @@ pub fn gradients(
         return Err(RunError::failed("no-labels", text)
             .help("quarantine rows whose response was cut away, or raise the length limit"));
     }
-    if let Some(row) = batch.iter().find(|row| !row.is_well_formed()) {
-        let text = format!("labels {:?} of a row of {} tokens", row.labels, row.tokens.len());
-        return Err(RunError::failed("labels-out-of-range", text));
-    }
+    check(batch)?;
     let mut sums = Gradients {
         values: vec![0.0; adapter.values],
         loss: 0.0,
@@ -98,7 +97,7 @@ pub fn gradients(
         tokens: batch.iter().map(|row| row.tokens.len()).sum(),
     };
     let weight = (1.0 / label_tokens as f64) as f32;
-    for rows in passes(batch, options.tokens) {
+    for rows in passes(batch, options) {
         let pass = Pass::new(decoder, adapter, &batch[rows.clone()], rows.start, options, drawn);
         pass.and_then(|pass| pass.run(weight, &mut sums)).doing(|| {
             let tokens: usize = batch[rows.clone()].iter().map(|row| row.tokens.len()).sum();
@@ -107,6 +106,31 @@ pub fn gradients(
     }
     sums.loss /= label_tokens as f64;
     Ok(sums)
+}
+
+/// The negative log-likelihoods of a batch's labels, summed row by row, and their number. Nothing is dropped.
+pub fn loss(
+    decoder: &Decoder,
+    adapter: &PreparedAdapter,
+    batch: &[&Example],
+    options: &PassOptions,
+) -> Result<(f64, usize)> {
+    check(batch)?;
+    let mut sum = 0.0;
+    for rows in passes(batch, options) {
+        let pass = Pass::new(decoder, adapter, &batch[rows.clone()], rows.start, options, 0);
+        pass.and_then(|pass| Pass { dropout: 0.0, ..pass }.measure(&mut sum)).doing(|| {
+            let tokens: usize = batch[rows.clone()].iter().map(|row| row.tokens.len()).sum();
+            format!("validating on {} rows of {tokens} tokens", rows.len())
+        })?;
+    }
+    Ok((sum, batch.iter().map(|row| row.label_tokens()).sum()))
+}
+
+fn check(batch: &[&Example]) -> Result<()> {
+    let Some(row) = batch.iter().find(|row| !row.is_well_formed()) else { return Ok(()) };
+    let text = format!("labels {:?} of a row of {} tokens", row.labels, row.tokens.len());
+    Err(RunError::failed("labels-out-of-range", text))
 }
 
 impl Example {
@@ -118,15 +142,15 @@ impl Example {
 }
 
 /// Successive rows of at most so many tokens together.
-fn passes(batch: &[&Example], tokens: usize) -> Vec<Range<usize>> {
+fn passes(batch: &[&Example], options: &PassOptions) -> Vec<Range<usize>> {
     let mut passes: Vec<Range<usize>> = Vec::new();
     let mut room = 0;
     for (i, row) in batch.iter().enumerate() {
         match passes.last_mut() {
-            Some(pass) if row.read() <= room => pass.end = i + 1,
+            Some(pass) if row.read() <= room && pass.len() < options.rows => pass.end = i + 1,
             _ => {
                 passes.push(i..i + 1);
-                room = tokens;
+                room = options.tokens;
             }
         }
         room = room.saturating_sub(row.read());
@@ -150,6 +174,8 @@ struct Pass<'a> {
     /// A number for each token that does not depend on the pass.
     numbers: Vec<u64>,
     checkpointing: bool,
+    /// Probability with which an input of an update is dropped.
+    dropout: f32,
     drawn: u64,
 }
 
@@ -204,6 +230,7 @@ impl<'a> Pass<'a> {
             counts,
             numbers,
             checkpointing,
+            dropout: adapter.dropout,
             drawn,
         })
     }
@@ -238,6 +265,18 @@ impl<'a> Pass<'a> {
         Ok(())
     }
 
+    /// Adds the labels' negative log-likelihoods to the loss.
+    fn measure(&self, loss: &mut f64) -> TensorResult<()> {
+        let mut x = self.decoder.embed(&self.tokens)?;
+        for i in 0..self.decoder.layers.len() {
+            x = self.forward(i, &x)?.1;
+        }
+        let at_labels = x.index_select(&Tensor::new(&self.places[..], &self.decoder.device)?, 0)?;
+        let hidden = self.decoder.norm.forward(&at_labels, self.kernels)?;
+        self.add_up(self.decoder.lm_head.label_nll(&hidden, &self.labels)?, loss);
+        Ok(())
+    }
+
     /// Adds the labels' negative log-likelihoods row by row, so that the sum does not depend on the passes; gives the
     /// gradient of the last layer's output.
     fn head(&self, x: &Tensor, weight: f32, loss: &mut f64) -> TensorResult<Tensor> {
@@ -248,11 +287,15 @@ impl<'a> Pass<'a> {
         let (nll, d) = self.decoder.lm_head.label_nll_backward(&hidden, &self.labels, weight)?;
         let d = self.norm_backward(norm, &at_labels, &d, at_labels.zeros_like()?)?;
         let dx = x.zeros_like()?.index_add(&places, &d, 0)?;
+        self.add_up(nll, loss);
+        Ok(dx)
+    }
+
+    fn add_up(&self, nll: Vec<f32>, loss: &mut f64) {
         let mut nll = nll.into_iter();
         for count in &self.counts {
             *loss += nll.by_ref().take(*count).map(f64::from).sum::<f64>();
         }
-        Ok(dx)
     }
 
     /// A layer's output, and what its gradients need.
@@ -400,7 +443,7 @@ impl<'a> Pass<'a> {
     fn dropout(&self, layer: usize, target: Target) -> Option<Dropout<'_>> {
         let module = (layer * Target::ALL.len() + target as usize) as u64 + 1;
         let key = self.drawn ^ module.wrapping_mul(0xd134_2543_de82_ef95);
-        let probability = self.adapter.dropout;
+        let probability = self.dropout;
         (probability > 0.0).then_some(Dropout { probability, key, tokens: &self.numbers })
     }
 
