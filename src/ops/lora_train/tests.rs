@@ -20,7 +20,8 @@ fn plan(node: &str) -> Result<Plan, String> {
 }
 
 fn refused(fields: &str) -> String {
-    let text = plan(&format!("lora-train \"tuned\" from=\"rows\" model=\"student\" unused=\"ok\" {fields}")).unwrap_err();
+    let node = format!("lora-train \"tuned\" from=\"rows\" model=\"student\" unused=\"ok\" {fields}");
+    let text = plan(&node).err().unwrap();
     // What is wrong and what to do; where it is has its own tests.
     let told = |line: &&str| line.starts_with("error") || line.trim_start().starts_with("= help");
     text.lines().filter(told).map(|line| format!("{}\n", line.trim())).collect()
@@ -46,7 +47,7 @@ fn an_adapter_keeps_its_shape() {
         lora-train "first" from="rows" model="student"
         lora-train "second" from="rows" model="student" adapter="first" unused="ok" rank=4
     "#;
-    insta::assert_snapshot!(plan(node).unwrap_err());
+    insta::assert_snapshot!(plan(node).err().unwrap());
 }
 
 /// What changes no byte of the result is not part of the fingerprint.
