@@ -86,9 +86,11 @@ impl Said<'_> {
             rest.strip_prefix(self.content).or_else(|| rest.trim_start().strip_prefix(self.content.trim()))
         });
         let Some(after) = after else {
-            return Err("it writes an earlier turn in another way once later ones follow, so what the model learns in one \
+            return Err(
+                "it writes an earlier turn in another way once later ones follow, so what the model learns in one \
                         turn would not be what it is asked in another; split the conversation into rows of one response"
-                .into());
+                    .into(),
+            );
         };
         match after.trim_start().strip_prefix(end) {
             Some(rest) if !end.is_empty() => Ok((rest, true)),
@@ -109,7 +111,7 @@ mod tests {
     const INST: &str = "{{ bos_token }}{% for m in messages %}{% if m.role == 'user' %}[INST] {{ m.content | trim }} [/INST]{% elif m.role == 'assistant' %} {{ m.content | trim }} {{ eos_token }}{% endif %}{% endfor %}";
     const HEADERS: &str = "{{ bos_token }}{% for m in messages %}<|start_header_id|>{{ m.role }}<|end_header_id|>\n\n{{ m.content | trim }}<|eot_id|>{% endfor %}{% if add_generation_prompt %}<|start_header_id|>assistant<|end_header_id|>\n\n{% endif %}";
     /// Closes no turn: the end of text comes after the last one alone.
-    const PLAIN: &str = "{% for m in messages %}{% if m.role == 'user' %}User: {{ m.content }}\nAssistant: {% else %}{{ m.content }}{% if not loop.last %}\n{% endif %}{% endif %}{% endfor %}";
+    const PLAIN: &str = "{% for m in messages %}{% if m.role == 'user' %}User: {{ m.content }}\nAssistant: {% else %}{{ m.content }}{% if not loop.last %}{{ '\n' }}{% endif %}{% endif %}{% endfor %}";
     /// Leaves the thoughts of earlier turns out.
     const THINKING: &str = "{% for m in messages %}<{{ m.role }}>{% if m.role == 'assistant' and not loop.last %}{{ m.content.split('</think>')[-1] }}{% else %}{{ m.content }}{% endif %}<|im_end|>{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}";
 
@@ -130,7 +132,8 @@ mod tests {
                 "single_word": false, "lstrip": false, "rstrip": false, "normalized": false, "special": true}));
         }
         std::fs::write(path("tokenizer.json"), tokenizer.to_string()).unwrap();
-        let mut config: serde_json::Value = serde_json::from_slice(&std::fs::read(path("config.json")).unwrap()).unwrap();
+        let mut config: serde_json::Value =
+            serde_json::from_slice(&std::fs::read(path("config.json")).unwrap()).unwrap();
         config["vocab_size"] = 300.into();
         std::fs::write(path("config.json"), config.to_string()).unwrap();
         let settings = json!({"bos_token": "<s>", "eos_token": "</s>", "chat_template": template});
@@ -158,7 +161,11 @@ mod tests {
         let model = model(template);
         let row = model.conversation(&turns(messages)).unwrap().unwrap();
         let (mut text, mut at) = (String::new(), 0);
-        let show = |range: Range<usize>| model.tokenizer.text_of(&row.tokens[range]);
+        let text_of = |token: &u32| match model.tokenizer.is_added(*token) {
+            true => model.tokenizer.text(*token).unwrap(),
+            false => model.tokenizer.text_of(&[*token]),
+        };
+        let show = |range: Range<usize>| row.tokens[range].iter().map(text_of).collect::<String>();
         for labels in row.responses.clone() {
             text += &format!("{}⟦{}⟧", show(at..labels.start), show(labels.clone()));
             at = labels.end;
@@ -168,10 +175,18 @@ mod tests {
 
     #[test]
     fn every_response_and_its_closing_token_are_labels() {
-        insta::assert_snapshot!(marked(CHATML, TWO), @"");
-        insta::assert_snapshot!(marked(HEADERS, TWO), @"");
-        insta::assert_snapshot!(marked(INST, TWO), @"");
-        insta::assert_snapshot!(marked(PLAIN, TWO), @"");
+        let chatml = "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\n2 + 2?<|im_end|>\n<|im_start|>assistant\n\
+                      ⟦It is 4.<|im_end|>⟧\n<|im_start|>user\nAnd 3 + 3?<|im_end|>\n<|im_start|>assistant\n⟦6.<|im_end|>⟧";
+        assert_eq!(marked(CHATML, TWO), chatml);
+        let (user, assistant) =
+            ["user", "assistant"].map(|r| format!("<|start_header_id|>{r}<|end_header_id|>\n\n")).into();
+        let headers = format!(
+            "<s>{user}2 + 2?<|eot_id|>{assistant}⟦It is 4.<|eot_id|>⟧{user}And 3 + 3?<|eot_id|>{assistant}⟦6.<|eot_id|>⟧"
+        );
+        assert_eq!(marked(HEADERS, TWO), headers);
+        assert_eq!(marked(INST, TWO), "<s>[INST] 2 + 2? [/INST]⟦It is 4.</s>⟧[INST] And 3 + 3? [/INST]⟦6.</s>⟧");
+        let plain = "User: 2 + 2?\nAssistant: ⟦It is 4.⟧\nUser: And 3 + 3?\nAssistant: ⟦6.</s>⟧";
+        assert_eq!(marked(PLAIN, TWO), plain);
     }
 
     /// The tokens are those of the whole conversation as the template renders it, up to the last closing token.

@@ -165,7 +165,8 @@ fn packing_checkpointing_threads_and_paths_change_no_bit() {
         let expected = bits(&run(&small_model, &adapter, PassOptions::default(), 9));
         for checkpointing in [false, true] {
             for tokens in [1, 45, 2048] {
-                let found = run(&small_model, &adapter, PassOptions { checkpointing, tokens, ..PassOptions::default() }, 9);
+                let found =
+                    run(&small_model, &adapter, PassOptions { checkpointing, tokens, ..PassOptions::default() }, 9);
                 assert_eq!(bits(&found), expected, "{name} {checkpointing} {tokens}");
             }
         }

@@ -1,7 +1,7 @@
 //! The log of a training: a row for each optimizer step.
 
-use crate::ops::rows::{arrow_failed, id_field};
 use crate::exec::RunError;
+use crate::ops::rows::{arrow_failed, id_field};
 use arrow::array::{ArrayRef, Float64Array, Int64Array, RecordBatch, StringArray};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use std::sync::Arc;
@@ -37,7 +37,9 @@ pub fn schema() -> SchemaRef {
 }
 
 pub fn batch(schema: &SchemaRef, log: &[Entry]) -> Result<RecordBatch, RunError> {
-    let int = |of: fn(&Entry) -> u64| -> ArrayRef { Arc::new(Int64Array::from_iter_values(log.iter().map(|e| of(e) as i64))) };
+    let int = |of: fn(&Entry) -> u64| -> ArrayRef {
+        Arc::new(Int64Array::from_iter_values(log.iter().map(|e| of(e) as i64)))
+    };
     let float = |of: fn(&Entry) -> f64| -> ArrayRef { Arc::new(Float64Array::from_iter_values(log.iter().map(of))) };
     let columns: Vec<ArrayRef> = vec![
         Arc::new(StringArray::from_iter_values(log.iter().map(|e| format!("step-{:06}", e.step)))),

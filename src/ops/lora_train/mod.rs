@@ -108,12 +108,8 @@ impl Operator for LoraTrain {
         let steps = rows.map(|rows| self.settings.steps(rows as usize));
         let tokens = steps.map(|steps| steps.saturating_mul(self.settings.batch as u64 * TYPICAL_TOKENS));
         let operations = tokens.zip(model.parameters).map(|(t, p)| OPERATIONS * t as f64 * p as f64);
-        let estimate = Estimate {
-            rows: Some(1),
-            tokens,
-            seconds: operations.map(|o| o / TYPICAL_SPEED),
-            memory: model.memory,
-        };
+        let estimate =
+            Estimate { rows: Some(1), tokens, seconds: operations.map(|o| o / TYPICAL_SPEED), memory: model.memory };
         let outputs = vec![adapters::schema(&model.decl), log::schema()];
         let mut resolved = Resolved::new(outputs, estimate);
         resolved.models = vec![self.settings.model.value.clone()];

@@ -183,7 +183,8 @@ impl Settings {
         let written = |names: &[&'static str]| -> Vec<Spanned<&'static str>> {
             names.iter().filter_map(|name| Some(Spanned::new(*name, fields.get(name)?.span))).collect()
         };
-        let (text, betas, length) = (text(fields, diagnostics), betas(fields, diagnostics), length(fields, diagnostics));
+        let (text, betas, length) =
+            (text(fields, diagnostics), betas(fields, diagnostics), length(fields, diagnostics));
         let warm_up = warm_up(fields, diagnostics);
         let system = fields.opt_str("system");
         let system_fits = match (&text, &system) {
@@ -338,9 +339,10 @@ fn betas(fields: &Fields, diagnostics: &mut Diagnostics) -> Option<(f64, f64)> {
         [] => Some(AdamWConfig::default().betas),
         [first, second] => Some((first.value, second.value)),
         given => {
-            let error = Diagnostic::error("out-of-range", format!("`betas` are two numbers, and {} are given", given.len()))
-                .at(fields.span_of("betas"), "two are expected")
-                .help("`betas 0.9 0.999`");
+            let error =
+                Diagnostic::error("out-of-range", format!("`betas` are two numbers, and {} are given", given.len()))
+                    .at(fields.span_of("betas"), "two are expected")
+                    .help("`betas 0.9 0.999`");
             diagnostics.push(error);
             None
         }
@@ -352,9 +354,10 @@ fn warm_up(fields: &Fields, diagnostics: &mut Diagnostics) -> Option<f64> {
     if warm_up < 1.0 || warm_up.fract() == 0.0 {
         return Some(warm_up);
     }
-    let error = Diagnostic::error("out-of-range", format!("`warm-up` is a share below 1 or a whole number, not {warm_up}"))
-        .at(fields.span_of("warm-up"), "neither")
-        .help("`warm-up 0.1` is a tenth of all steps, `warm-up 10` is ten steps");
+    let error =
+        Diagnostic::error("out-of-range", format!("`warm-up` is a share below 1 or a whole number, not {warm_up}"))
+            .at(fields.span_of("warm-up"), "neither")
+            .help("`warm-up 0.1` is a tenth of all steps, `warm-up 10` is ten steps");
     diagnostics.push(error);
     None
 }

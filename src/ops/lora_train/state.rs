@@ -34,7 +34,8 @@ impl State {
             (LOG, Dtype::F64, self.log.iter().flat_map(numbers).flat_map(f64::to_le_bytes).collect()),
         ];
         parts.extend(self.best.as_ref().map(|best| (BEST, Dtype::F32, floats(best))));
-        let failed = |e: safetensors::SafeTensorError| RunError::failed("checkpoint", format!("cannot be written: {e}"));
+        let failed =
+            |e: safetensors::SafeTensorError| RunError::failed("checkpoint", format!("cannot be written: {e}"));
         let views = parts.iter().map(|(name, kind, bytes)| {
             let length = bytes.len() * 8 / kind.bitsize();
             TensorView::new(*kind, vec![length], bytes).map(|view| (*name, view))

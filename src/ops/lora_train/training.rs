@@ -119,8 +119,7 @@ impl<'a> Training<'a> {
         if let Some(rows) = settings.micro_batch {
             trainer.pass = PassOptions { rows, tokens: usize::MAX, ..trainer.pass };
         }
-        let batches =
-            Batches { rows: rows.len(), batch: settings.batch, shuffled: settings.shuffle.then_some(seed) };
+        let batches = Batches { rows: rows.len(), batch: settings.batch, shuffled: settings.shuffle.then_some(seed) };
         Ok(Self {
             settings,
             cx,
