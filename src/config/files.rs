@@ -14,6 +14,8 @@ pub(super) struct Files {
     pub nodes: Vec<TopNode>,
     /// A file could not be read or parsed: names that seem unknown may be declared there.
     pub incomplete: bool,
+    /// Parameters that paths of includes name.
+    pub params: Vec<String>,
 }
 
 #[derive(Debug)]
@@ -33,6 +35,8 @@ struct Step {
 pub(super) struct Loader<'a> {
     pub sources: &'a mut Sources,
     pub diagnostics: &'a mut Diagnostics,
+    /// `-P name=value` of the command line.
+    overrides: &'a [(String, String)],
     files: Files,
     chain: Vec<Step>,
     /// Files that were read, so that one included by two files is taken once.
@@ -40,8 +44,8 @@ pub(super) struct Loader<'a> {
 }
 
 impl<'a> Loader<'a> {
-    pub fn new(sources: &'a mut Sources, diagnostics: &'a mut Diagnostics) -> Self {
-        Self { sources, diagnostics, files: Files::default(), chain: Vec::new(), seen: Vec::new() }
+    pub fn new(sources: &'a mut Sources, diagnostics: &'a mut Diagnostics, overrides: &'a [(String, String)]) -> Self {
+        Self { sources, diagnostics, overrides, files: Files::default(), chain: Vec::new(), seen: Vec::new() }
     }
 
     /// `None` when the file itself cannot be read or has lost its structure.
@@ -96,17 +100,21 @@ impl<'a> Loader<'a> {
         let target = reader.argument();
         reader.finish("`include`", self.diagnostics);
         let (written, span) = match target.map(|e| (&e.value.value, e.value.span)) {
-            Some((Scalar::Str(text), span)) if !text.trim().is_empty() && !text.contains("${") => (text, span),
+            Some((Scalar::Str(text), span)) if !text.trim().is_empty() => (text, span),
             found => {
                 self.files.incomplete = true;
                 let span = found.map_or(node.name.span, |(_, span)| span);
                 self.diagnostics.push(
                     Diagnostic::error("bad-include", "`include` takes the path of a file")
                         .at(span, "expected a path in quotes")
-                        .help("write `include \"common.kdl\"`; the path is relative to this file and has no `${...}`"),
+                        .help("write `include \"common.kdl\"`; the path is relative to this file"),
                 );
                 return;
             }
+        };
+        let Some(written) = self.with_params(written, span) else {
+            self.files.incomplete = true;
+            return;
         };
         let folder = from.and_then(Path::parent).unwrap_or(Path::new(""));
         let path = folder.join(written);
@@ -134,6 +142,53 @@ impl<'a> Loader<'a> {
                 }
             }
         }
+    }
+
+    /// The path with the values of the parameters that it names. They must be declared above the include, because what
+    /// stands below may depend on it.
+    fn with_params(&mut self, written: &str, span: Span) -> Option<String> {
+        let (mut path, mut rest) = (String::new(), written);
+        while let Some((before, after)) = rest.split_once("${") {
+            path.push_str(before);
+            let value = after.split_once('}').and_then(|(name, after)| {
+                rest = after;
+                self.param(name)
+            });
+            let Some(value) = value else {
+                self.diagnostics.push(
+                    Diagnostic::error("bad-include", format!("`{written}` names no parameter that is known here"))
+                        .at(span, "a path may name string parameters, as `${name}`")
+                        .help("declare the `param` above the `include`, with a default or a value from `-P`"),
+                );
+                return None;
+            };
+            path.push_str(&value);
+        }
+        path.push_str(rest);
+        Some(path)
+    }
+
+    /// The value of a parameter that was declared so far: that of the command line, or the default. Whether it is one of
+    /// the parameter's `choices` is checked later.
+    fn param(&mut self, name: &str) -> Option<String> {
+        let text = |scalar: &Scalar| match scalar {
+            Scalar::Str(text) => Some(text.clone()),
+            _ => None,
+        };
+        let declared = |node: &&Node| {
+            let named = node.entries.iter().find(|e| e.name.is_none());
+            node.name.value == "param" && named.is_some_and(|e| text(&e.value.value).as_deref() == Some(name))
+        };
+        let node = self.files.nodes.iter().map(|top| &top.node).find(declared)?;
+        let given = self.overrides.iter().find(|(n, _)| n == name).map(|(_, value)| value.clone());
+        let value = given.or_else(|| {
+            let property = node.entries.iter().find(|e| e.name.as_ref().is_some_and(|n| n.value == "default"));
+            let mut children = node.children.iter().flat_map(|block| &block.nodes);
+            let child = children.find(|c| c.name.value == "default").and_then(|c| c.entries.first());
+            text(&property.or(child)?.value.value)
+        });
+        self.files.params.push(name.to_string());
+        value
     }
 
     /// The error for an include of a file that is being read, with every include of the circle.

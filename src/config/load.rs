@@ -63,12 +63,12 @@ pub fn load_with(
     diagnostics: &mut Diagnostics,
 ) -> Option<Pipeline> {
     let before = diagnostics.0.len();
-    let loader = Loader::new(sources, diagnostics);
+    let loader = Loader::new(sources, diagnostics, overrides);
     let (files, stem) = match input {
         Input::File(path) => (loader.file(path)?, path.file_stem().map(|s| s.to_string_lossy().into_owned())),
         Input::Text { name, text } => (loader.text(name, None, text.to_string())?, Some(name.to_string())),
     };
-    let used = RefCell::new(Used::default());
+    let used = RefCell::new(Used { params: files.params.iter().cloned().collect(), ..Used::default() });
     let mut pass = Pass { registry, files: &files, sources, diagnostics, used: &used, params: Declared::new() };
     let mut pipeline = pass.pipeline(overrides, stem.unwrap_or_default());
     paths::anchor(&mut pipeline, sources);

@@ -146,7 +146,8 @@ Other kinds of peft (DoRA, biases, whole modules that were trained, patterns of 
     code(
         "bad-include",
         "An include names no file",
-        "`include` takes one path in quotes, relative to the file that includes and without `${...}`.",
+        "`include` takes one path in quotes, relative to the file that includes. It may name string parameters that are \
+declared above it, as `${name}`.",
     ),
     code(
         "bad-interpolation",

@@ -23,9 +23,19 @@ pub struct SpecialTokens {
     pub pad: Option<String>,
 }
 
+impl SpecialTokens {
+    /// Those that there are, by their names in `tokenizer_config.json`.
+    pub fn named(&self) -> impl Iterator<Item = (&'static str, &str)> {
+        let all =
+            [("bos_token", &self.bos), ("eos_token", &self.eos), ("unk_token", &self.unk), ("pad_token", &self.pad)];
+        all.into_iter().filter_map(|(name, token)| Some((name, token.as_deref()?)))
+    }
+}
+
 /// A parsed chat template.
 #[derive(Debug)]
 pub struct ChatTemplate {
+    source: String,
     environment: Environment<'static>,
     special: SpecialTokens,
 }
@@ -44,7 +54,16 @@ impl ChatTemplate {
         environment
             .add_template_owned("chat", without_generation_tags(source))
             .map_err(|e| bad_file(origin, format!("the chat template is not valid: {}", describe(&e))))?;
-        Ok(Self { environment, special })
+        Ok(Self { source: source.to_string(), environment, special })
+    }
+
+    /// As it was written.
+    pub fn source(&self) -> &str {
+        &self.source
+    }
+
+    pub fn special(&self) -> &SpecialTokens {
+        &self.special
     }
 
     /// The conversation up to where the assistant begins to write.

@@ -23,6 +23,21 @@ impl Architecture {
     const ALL: [(&str, Self); 4] =
         [("llama", Self::Llama), ("mistral", Self::Mistral), ("qwen2", Self::Qwen2), ("qwen3", Self::Qwen3)];
 
+    /// As `model_type` names it.
+    pub fn name(self) -> &'static str {
+        Self::ALL.iter().find(|(_, known)| *known == self).map_or("", |(name, _)| name)
+    }
+
+    /// The class that the transformers library loads it with.
+    pub fn class(self) -> &'static str {
+        match self {
+            Self::Llama => "LlamaForCausalLM",
+            Self::Mistral => "MistralForCausalLM",
+            Self::Qwen2 => "Qwen2ForCausalLM",
+            Self::Qwen3 => "Qwen3ForCausalLM",
+        }
+    }
+
     fn parse(name: &str, path: &Path) -> Result<Self> {
         let known = Self::ALL.iter().find(|(n, _)| *n == name).map(|(_, a)| *a);
         known.ok_or_else(|| {
@@ -152,6 +167,42 @@ impl Config {
         let mlp = 3 * self.hidden_size * self.intermediate_size;
         let tables = if self.tie_word_embeddings { 1 } else { 2 };
         (self.num_hidden_layers * (attention + mlp) + tables * self.vocab_size * self.hidden_size) as u64
+    }
+
+    /// The tensors of a model by the names of its checkpoint, in the checkpoint's order, with their shapes.
+    pub fn tensors(&self) -> Vec<(String, Vec<usize>)> {
+        let (width, inner) = (self.hidden_size, self.intermediate_size);
+        let heads = self.num_attention_heads * self.head_dim;
+        let kv_heads = self.num_key_value_heads * self.head_dim;
+        let mut all = vec![("model.embed_tokens.weight".to_string(), vec![self.vocab_size, width])];
+        for layer in 0..self.num_hidden_layers {
+            let mut add = |name: &str, shape: Vec<usize>| all.push((format!("model.layers.{layer}.{name}"), shape));
+            for (name, out, input, bias) in [
+                ("self_attn.q_proj", heads, width, self.qkv_bias),
+                ("self_attn.k_proj", kv_heads, width, self.qkv_bias),
+                ("self_attn.v_proj", kv_heads, width, self.qkv_bias),
+                ("self_attn.o_proj", width, heads, self.o_bias),
+                ("mlp.gate_proj", inner, width, self.mlp_bias),
+                ("mlp.up_proj", inner, width, self.mlp_bias),
+                ("mlp.down_proj", width, inner, self.mlp_bias),
+            ] {
+                add(&format!("{name}.weight"), vec![out, input]);
+                if bias {
+                    add(&format!("{name}.bias"), vec![out]);
+                }
+            }
+            if self.qk_norm {
+                add("self_attn.q_norm.weight", vec![self.head_dim]);
+                add("self_attn.k_norm.weight", vec![self.head_dim]);
+            }
+            add("input_layernorm.weight", vec![width]);
+            add("post_attention_layernorm.weight", vec![width]);
+        }
+        all.push(("model.norm.weight".into(), vec![width]));
+        if !self.tie_word_embeddings {
+            all.push(("lm_head.weight".into(), vec![self.vocab_size, width]));
+        }
+        all
     }
 
     /// Sizes that cannot be right would otherwise show as wrong shapes, far from their cause.

@@ -41,7 +41,7 @@ fn write_mixed_gguf(folder: &Path, dtype: impl Fn(&str) -> GgmlDType) -> ModelFi
     let text = std::fs::read_to_string(folder.join("config.json")).unwrap();
     let config = Config::from_json(&text, Path::new("config.json")).unwrap();
     let mut tensors = Vec::new();
-    for (name, shape) in synthetic::shapes(&config) {
+    for (name, shape) in config.tensors() {
         let mut values = synthetic::weights(&name, &shape);
         if name.contains("q_proj") || name.contains("k_proj") {
             values = interleave(&values, config.head_dim, config.hidden_size);

@@ -2,7 +2,7 @@
 
 use super::adapter::Adapter;
 use super::chat::{ChatTemplate, SpecialTokens};
-use super::config::{Architecture, Config};
+use super::config::Config;
 use super::decoder::Decoder;
 use super::error::{Result, bad_file};
 use super::files::{ModelFiles, Precision, WeightFiles};
@@ -26,7 +26,7 @@ pub struct TextModel {
     pub chat: Option<Chat>,
     /// The most tokens that the model takes.
     pub context: u32,
-    path: PathBuf,
+    pub(super) files: ModelFiles,
 }
 
 /// A chat template and the token that ends its turns.
@@ -56,7 +56,6 @@ impl TextModel {
             Some(path) => Some((read(path)?, path.clone())),
             None => parts.template,
         };
-        let path = files.path().to_path_buf();
         let chat = template.map(|(source, origin)| -> Result<Chat> {
             let template = ChatTemplate::new(&source, parts.special, &origin)?;
             let end_of_turn = template.end_of_turn(&parts.tokenizer, &origin)?;
@@ -64,7 +63,13 @@ impl TextModel {
         });
         let own = u32::try_from(parts.config.max_position_embeddings).unwrap_or(u32::MAX);
         let context = files.context.unwrap_or(own);
-        Ok(Self { config: parts.config, tokenizer: parts.tokenizer, chat: chat.transpose()?, context, path })
+        Ok(Self {
+            config: parts.config,
+            tokenizer: parts.tokenizer,
+            chat: chat.transpose()?,
+            context,
+            files: files.clone(),
+        })
     }
 
     /// Puts a row into the chat template. `limit` bounds prompt and response together.
@@ -74,7 +79,7 @@ impl TextModel {
 
     pub(super) fn chat(&self) -> Result<&Chat> {
         self.chat.as_ref().ok_or_else(|| {
-            RunError::failed("chat-template-absent", format!("{} has no chat template", self.path.display()))
+            RunError::failed("chat-template-absent", format!("{} has no chat template", self.path().display()))
                 .help("give the model one: `chat-template=\"template.jinja\"`")
         })
     }
@@ -152,7 +157,7 @@ impl TextModel {
 
     /// Where the model's files are, for messages.
     pub(super) fn path(&self) -> &Path {
-        &self.path
+        self.files.path()
     }
 
     /// Bytes that the weights will take in memory.
@@ -287,15 +292,7 @@ impl LanguageModel {
         kernels: Arc<dyn Kernels>,
     ) -> Result<Self> {
         let config = &text.config;
-        let weights = match &files.weights {
-            WeightFiles::Gguf(file) => {
-                // Conversion reorders the rows of these two alone.
-                let interleaved = matches!(config.architecture, Architecture::Llama | Architecture::Mistral);
-                let head_dim = interleaved.then_some(config.head_dim);
-                Weights::gguf(GgufFile::open(file)?, files.precision, head_dim, device)
-            }
-            WeightFiles::Safetensors(shards) => Weights::safetensors(shards, files.precision, device)?,
-        };
+        let weights = Weights::of(files, config, files.precision, device)?;
         let decoder = Decoder::load(&weights, config, kernels, device)?;
         Ok(Self { text, decoder, on_cpu: device.is_cpu() })
     }

@@ -1,7 +1,7 @@
 //! Rotary position embedding: frequencies and their scaling.
 
 use super::error::{Result, bad_file, unsupported};
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::f32::consts::PI;
 use std::path::Path;
 
@@ -45,6 +45,24 @@ impl Scaling {
                 path,
                 format!("rope scaling `{other}` is not supported; supported are `default`, `linear` and `llama3`"),
             )),
+        }
+    }
+
+    /// As `rope_scaling` of a `config.json`; `None` where that cannot say it.
+    pub(super) fn to_json(&self) -> Option<Value> {
+        match self {
+            Self::None => Some(Value::Null),
+            Self::Linear(factor) => Some(json!({"rope_type": "linear", "factor": factor})),
+            Self::Llama3 { factor, low_freq_factor, high_freq_factor, original_max_position_embeddings } => {
+                Some(json!({
+                    "rope_type": "llama3",
+                    "factor": factor,
+                    "low_freq_factor": low_freq_factor,
+                    "high_freq_factor": high_freq_factor,
+                    "original_max_position_embeddings": original_max_position_embeddings,
+                }))
+            }
+            Self::Factors(_) => None,
         }
     }
 

@@ -32,42 +32,6 @@ pub fn tokens(seed: u32, count: usize, vocabulary: usize) -> Vec<u32> {
     values(&format!("tokens {seed}"), count).into_iter().map(token).collect()
 }
 
-/// The tensors of a model by the names of its checkpoint, in the checkpoint's order.
-pub fn shapes(config: &Config) -> Vec<(String, Vec<usize>)> {
-    let (width, inner) = (config.hidden_size, config.intermediate_size);
-    let heads = config.num_attention_heads * config.head_dim;
-    let kv_heads = config.num_key_value_heads * config.head_dim;
-    let mut all = vec![("model.embed_tokens.weight".to_string(), vec![config.vocab_size, width])];
-    for layer in 0..config.num_hidden_layers {
-        let mut add = |name: &str, shape: Vec<usize>| all.push((format!("model.layers.{layer}.{name}"), shape));
-        for (name, out, input, bias) in [
-            ("self_attn.q_proj", heads, width, config.qkv_bias),
-            ("self_attn.k_proj", kv_heads, width, config.qkv_bias),
-            ("self_attn.v_proj", kv_heads, width, config.qkv_bias),
-            ("self_attn.o_proj", width, heads, config.o_bias),
-            ("mlp.gate_proj", inner, width, config.mlp_bias),
-            ("mlp.up_proj", inner, width, config.mlp_bias),
-            ("mlp.down_proj", width, inner, config.mlp_bias),
-        ] {
-            add(&format!("{name}.weight"), vec![out, input]);
-            if bias {
-                add(&format!("{name}.bias"), vec![out]);
-            }
-        }
-        if config.qk_norm {
-            add("self_attn.q_norm.weight", vec![config.head_dim]);
-            add("self_attn.k_norm.weight", vec![config.head_dim]);
-        }
-        add("input_layernorm.weight", vec![width]);
-        add("post_attention_layernorm.weight", vec![width]);
-    }
-    all.push(("model.norm.weight".into(), vec![width]));
-    if !config.tie_word_embeddings {
-        all.push(("lm_head.weight".into(), vec![config.vocab_size, width]));
-    }
-    all
-}
-
 /// The values of a tensor.
 pub fn weights(name: &str, shape: &[usize]) -> Vec<f32> {
     let values = values(name, shape.iter().product());
@@ -84,7 +48,7 @@ pub fn weights(name: &str, shape: &[usize]) -> Vec<f32> {
 pub fn write_weights(folder: &Path, config: &Value, shards: usize) -> Result<Vec<PathBuf>> {
     let path = folder.join("config.json");
     write(&path, &config.to_string())?;
-    let shapes = shapes(&Config::from_json(&config.to_string(), &path)?);
+    let shapes = Config::from_json(&config.to_string(), &path)?.tensors();
     let name = |shard: usize| match shards {
         1 => "model.safetensors".to_string(),
         _ => format!("model-{:05}-of-{shards:05}.safetensors", shard + 1),

@@ -53,6 +53,12 @@ impl Tokenizer {
         Ok(Self(inner))
     }
 
+    /// As a `tokenizer.json`.
+    pub fn to_json(&self) -> Result<String> {
+        let failed = |e| crate::exec::RunError::failed("model-failed", format!("the tokenizer cannot be written: {e}"));
+        self.0.to_string(true).map_err(failed)
+    }
+
     /// Tokens of a text. Special tokens are recognised where their text stands, and none is added.
     pub fn encode(&self, text: &str) -> std::result::Result<Vec<u32>, String> {
         let encoding = self.0.encode_fast(text, false).map_err(|e| e.to_string())?;

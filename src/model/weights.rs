@@ -1,7 +1,8 @@
 //! Tensors of a checkpoint by the checkpoint's own names, from safetensors or GGUF.
 
+use super::config::{Architecture, Config};
 use super::error::{Doing, Result, bad_file};
-use super::files::Precision;
+use super::files::{ModelFiles, Precision, WeightFiles};
 use super::gguf::{GgufFile, gguf_name};
 use crate::exec::RunError;
 use candle_core::quantized::QTensor;
@@ -44,6 +45,19 @@ enum Source {
 }
 
 impl Weights {
+    /// The weights of a model, as its layers are to compute with them.
+    pub fn of(files: &ModelFiles, config: &Config, precision: Precision, device: &Device) -> Result<Self> {
+        match &files.weights {
+            WeightFiles::Gguf(file) => {
+                // Conversion reorders the rows of these two alone.
+                let interleaved = matches!(config.architecture, Architecture::Llama | Architecture::Mistral);
+                let head_dim = interleaved.then_some(config.head_dim);
+                Ok(Self::gguf(GgufFile::open(file)?, precision, head_dim, device))
+            }
+            WeightFiles::Safetensors(shards) => Self::safetensors(shards, precision, device),
+        }
+    }
+
     pub fn safetensors(files: &[PathBuf], precision: Precision, device: &Device) -> Result<Self> {
         let source = Source::Safetensors(Shards::open(files)?);
         let weights = Self { source, device: device.clone(), precision, interleaved: None };

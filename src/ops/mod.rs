@@ -17,7 +17,9 @@ pub mod gather;
 mod join;
 mod lint;
 mod load;
+mod load_adapter;
 mod lora_train;
+mod merge_adapter;
 mod plot;
 pub mod polars_bridge;
 #[cfg(test)]
@@ -70,6 +72,8 @@ pub static REGISTRY: &[&OpSpec] = &[
     &writing::min_change::SPEC,
     &writing::style_transfer::SPEC,
     &score_ppl::SPEC,
+    &load_adapter::SPEC,
+    &merge_adapter::SPEC,
     &check_answer::SPEC,
     &evaluate::SPEC,
     &edit_distance::SPEC,

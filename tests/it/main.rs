@@ -1,5 +1,6 @@
 //! What a user does, through the binary.
 
+mod adapters;
 mod author;
 mod bench;
 mod checks;

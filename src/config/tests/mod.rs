@@ -61,3 +61,28 @@ fn every_kind_of_mistake() {
         });
     }
 }
+
+/// The path of an include may name a parameter: `-P` chooses the file.
+#[test]
+fn a_parameter_chooses_what_is_included() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let write = |name: &str, text: &str| std::fs::write(folder.path().join(name), text).expect("written");
+    write("rows-a.kdl", "load \"rows\" path=\"a.jsonl\"");
+    write("rows-b.kdl", "load \"rows\" path=\"b.jsonl\"");
+    let root = folder.path().join("root.kdl");
+    for param in ["param \"from\" type=\"string\" default=\"a\"", "param \"from\" type=\"string\" { default \"a\" }"] {
+        write(
+            "root.kdl",
+            &format!("{param}\ninclude \"rows-${{from}}.kdl\"\nwrite \"w\" from=\"rows\" path=\"w.jsonl\""),
+        );
+        for (overrides, expected) in [(vec![], "a.jsonl"), (vec![("from", "b")], "b.jsonl")] {
+            let (pipeline, messages) = load(&root, &overrides);
+            assert_eq!(messages, "");
+            let rows = pipeline.expect("a pipeline").nodes.into_iter().find(|n| n.name.base == "rows").expect("rows");
+            assert!(rows.fields.str("path").value.ends_with(expected), "{rows:?}");
+        }
+    }
+    write("root.kdl", "include \"rows-${from}.kdl\"\nparam \"from\" type=\"string\" default=\"a\"");
+    let (_, messages) = load(&root, &[]);
+    assert!(messages.contains("bad-include") && messages.contains("above the `include`"), "{messages}");
+}

@@ -4,9 +4,10 @@
 //! AdapterFile (peft's two files) <-> Adapter (f32 values, trained) -> PreparedAdapter (packed for a device)
 //! ```
 
+pub mod merge;
 mod peft;
 
-pub use peft::AdapterFile;
+pub use peft::{AdapterFile, CONFIG_FILE, WEIGHTS_FILE};
 
 use crate::model::config::Config;
 use crate::model::decoder::Decoder;
