@@ -11,18 +11,18 @@ pub mod recording;
 mod shape;
 mod survey;
 
-use super::rows::Held;
+use super::rows::{Held, id_field};
 use super::sample::{Draw, drawn_seed};
 use super::{Default, FieldKind, FieldSpec, Fields, OUT, OpSpec, Operator, ResolveCx, Resolved};
 use crate::diag::{Diagnostics, Span};
 use crate::exec::{NodeCx, RunError};
 use crate::plan::Estimate;
-use arrow::datatypes::SchemaRef;
+use arrow::datatypes::{Schema, SchemaRef};
 use files::FORMATS;
 use loading::{Cut, Loading, Naming, Taker};
 use origin::{Found, Origin};
 use serde_json::json;
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 use survey::Wishes;
 
 pub static SPEC: OpSpec = OpSpec {
@@ -103,7 +103,7 @@ const FIELDS: &[FieldSpec] = &[
     FieldSpec::new(
         "on-missing",
         FieldKind::Choice(&["error", "skip"]),
-        "what to do when there is no file: `skip` skips the node and what reads from it, and says so in results",
+        "what to do when there is no such file, or no such split of the data set: `skip` skips the node and what reads from it, and says so in results",
     )
     .default(Default::Str("error")),
     FieldSpec::new("delimiter", FieldKind::Str, "field separator of CSV files: a comma, or a tab for `.tsv`"),
@@ -174,6 +174,12 @@ impl Operator for Load {
     }
 
     fn resolve(&self, cx: &mut ResolveCx<'_>) -> Option<Resolved> {
+        if let Some(problem) = self.origin.unknown_split(cx).filter(|_| self.skip_missing) {
+            // Nobody reads columns of a node that is skipped.
+            let mut resolved = Resolved::new(vec![Arc::new(Schema::new(vec![id_field()]))], Estimate::default());
+            resolved.skipped = Some(self.origin.absence(&problem));
+            return Some(resolved);
+        }
         let found = self.origin.find(&self.wishes, cx)?;
         let survey = match found.files.as_deref().map(survey::survey).transpose() {
             Ok(survey) => survey,

@@ -136,6 +136,13 @@ impl Origin {
         }
     }
 
+    /// Why the split that is asked for cannot be there: the manifest of a known data set does not name it.
+    pub fn unknown_split(&self, cx: &ResolveCx<'_>) -> Option<Problem> {
+        let Self::Dataset { name, split: Some(split) } = self else { return None };
+        let manifest = cx.datasets?.catalog.dataset(name).ok()?;
+        manifest.split(split).err().map(|error| problem("unknown-dataset", error))
+    }
+
     /// Looks for what there is, without network.
     pub fn find(&self, wishes: &Wishes, cx: &mut ResolveCx<'_>) -> Option<Found> {
         let found = match self {

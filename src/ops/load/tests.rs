@@ -369,6 +369,8 @@ fn data_sets_are_read_by_their_manifests() {
     insta::assert_snapshot!(run("split=\"train\" id-prefix=\"p\" limit=1 { fields { tags \"response\" }; columns { tags \"int\" } }"), @r#"{"id":"p:0","tags":1,"question":"a?"}"#);
     assert_eq!(node("split=\"far\"", true).unwrap().resolved.estimate.rows, Some(9));
     assert_eq!(node("split=\"test\"", false).unwrap().resolved.estimate.rows, Some(7));
+    let unknown = node("split=\"other\" on-missing=\"skip\"", true).unwrap().resolved;
+    assert_eq!(unknown.skipped.unwrap(), "there is no split `other` in `toy`");
     let skipped = node("split=\"test\" on-missing=\"skip\"", true).unwrap().resolved.skipped.unwrap();
     assert!(skipped.contains("IDIOLECT_NOT_SET"), "{skipped}");
     let known = |rest: &str| node(rest, true).err().unwrap().replace(&folder.0.path().display().to_string(), "");
