@@ -1,7 +1,7 @@
 //! `load-adapter`: an adapter from a folder of the peft library.
 
 use super::{FieldKind, FieldSpec, Fields, OUT, OpSpec, Operator, ResolveCx, Resolved, adapters};
-use crate::diag::{Diagnostics, Spanned};
+use crate::diag::{Diagnostic, Diagnostics, Span, Spanned};
 use crate::exec::{NodeCx, RunError};
 use crate::model::AdapterFile;
 use crate::model::adapter::{CONFIG_FILE, WEIGHTS_FILE};
@@ -40,12 +40,13 @@ write "scores" from="scored" path="scores.parquet"
 #[derive(Debug)]
 struct LoadAdapter {
     path: PathBuf,
+    path_span: Span,
     model: Spanned<String>,
 }
 
 fn build(fields: &Fields, _: &mut Diagnostics) -> Option<Box<dyn Operator>> {
-    let path = PathBuf::from(fields.str("path").value);
-    Some(Box::new(LoadAdapter { path, model: fields.str("model") }))
+    let path = fields.str("path");
+    Some(Box::new(LoadAdapter { path: path.value.into(), path_span: path.span, model: fields.str("model") }))
 }
 
 impl Operator for LoadAdapter {
@@ -56,9 +57,18 @@ impl Operator for LoadAdapter {
 
     fn resolve(&self, cx: &mut ResolveCx<'_>) -> Option<Resolved> {
         let model = (cx.models)(&self.model.value)?;
+        let files = [CONFIG_FILE, WEIGHTS_FILE].map(|name| self.path.join(name));
+        if let Some(file) = files.iter().find(|file| cx.files_must_exist && !file.is_file()) {
+            cx.error(
+                Diagnostic::error("file-missing", format!("there is no file `{}`", file.display()))
+                    .at(self.path_span, "an adapter has two files here")
+                    .help("name the folder with `adapter_config.json` and `adapter_model.safetensors`"),
+            );
+            return None;
+        }
         let estimate = Estimate { rows: Some(1), ..Estimate::default() };
         let mut resolved = Resolved::new(vec![adapters::schema(&model.decl)], estimate);
-        resolved.files = [CONFIG_FILE, WEIGHTS_FILE].map(|name| self.path.join(name)).to_vec();
+        resolved.files = files.to_vec();
         resolved.models = vec![self.model.value.clone()];
         Some(resolved)
     }

@@ -272,13 +272,10 @@ mod tests {
 
     fn scores(files: &ModelFiles, adapter: Option<&Adapter>) -> Vec<f32> {
         let text = Arc::new(TextModel::load(files).unwrap());
-        let model = LanguageModel::load(files, text, &Device::Cpu).unwrap();
-        let model = adapter.map_or(model, |a| {
-            LanguageModel::load(files, Arc::new(TextModel::load(files).unwrap()), &Device::Cpu)
-                .unwrap()
-                .with_adapter(a)
-                .unwrap()
-        });
+        let mut model = LanguageModel::load(files, text, &Device::Cpu).unwrap();
+        if let Some(adapter) = adapter {
+            model = model.with_adapter(adapter).unwrap();
+        }
         let row = model.text.encode(&request("what is it?", "nothing at all"), 500).unwrap().unwrap();
         let scored = model.score(&[&row], &|| false).unwrap().pop().unwrap().unwrap();
         scored.token_nll.into_iter().chain([scored.end_nll]).collect()
@@ -299,18 +296,36 @@ mod tests {
         let text = TextModel::load(&files).unwrap();
         let adapter = adapter(&text.config);
         let expected = scores(&files, Some(&adapter));
-        for (stored, tolerance) in [(Stored::F32, 1e-4), (Stored::Bf16, 0.2), (Stored::F16, 0.02)] {
-            let (out, merged) = merged(&text, &adapter, stored);
-            let path = out.path().join("model.safetensors");
-            assert_eq!(std::fs::metadata(&path).unwrap().len(), merged.bytes);
-            let found = scores(&folder_files(out.path()), None);
-            assert_eq!(found.len(), expected.len());
-            for (found, expected) in found.iter().zip(&expected) {
-                assert!((found - expected).abs() < tolerance, "{stored:?}: {found} {expected}");
-            }
+        let (whole, merged_whole) = merged(&text, &adapter, Stored::F32);
+        let path = whole.path().join("model.safetensors");
+        assert_eq!(std::fs::metadata(&path).unwrap().len(), merged_whole.bytes);
+        let found = scores(&folder_files(whole.path()), None);
+        assert_eq!(found.len(), expected.len());
+        for (found, expected) in found.iter().zip(&expected) {
+            assert!((found - expected).abs() < 1e-4, "{found} {expected}");
         }
         let plain = scores(&files, None);
         assert!(plain.iter().zip(&expected).any(|(a, b)| (a - b).abs() > 0.5), "the adapter changes the model");
+    }
+
+    /// Half as large, and every weight the nearest one of its format.
+    #[test]
+    fn smaller_formats_round_once() {
+        let folder = tempfile::tempdir().unwrap();
+        synthetic::write_model(folder.path(), 1).unwrap();
+        let text = TextModel::load(&folder_files(folder.path())).unwrap();
+        let adapter = adapter(&text.config);
+        let bytes = |stored| std::fs::read(merged(&text, &adapter, stored).0.path().join("model.safetensors")).unwrap();
+        let [whole, bf, half] = [Stored::F32, Stored::Bf16, Stored::F16].map(bytes);
+        let [whole, bf, half] = [&whole, &bf, &half].map(|b| safetensors::SafeTensors::deserialize(b).unwrap());
+        for (name, tensor) in whole.tensors() {
+            let values = tensor.data().as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b));
+            let (bf, half) = (bf.tensor(&name).unwrap(), half.tensor(&name).unwrap());
+            let rounded: Vec<u8> = values.clone().flat_map(|v| bf16::from_f32(v).to_le_bytes()).collect();
+            assert_eq!(bf.data(), rounded, "{name}");
+            assert_eq!(half.data(), values.flat_map(|v| f16::from_f32(v).to_le_bytes()).collect::<Vec<u8>>(), "{name}");
+        }
+        assert!(TextModel::load(&folder_files(folder.path())).is_ok());
     }
 
     #[test]
