@@ -653,6 +653,11 @@ declared above it, as `${name}`.",
         "It is read again while running, and has changed or gone since the plan was made.",
     ),
     code(
+        "python-missing",
+        "There is no Python to run programs with",
+        "Generated code is judged by running it with Python 3 (CPython). Install it, or name an interpreter: `python=\"/usr/bin/python3.12\"`.",
+    ),
+    code(
         "quarantine",
         "More rows are in quarantine than a node tolerates",
         "`quarantine.jsonl` in the run folder has the rows with their reasons. Mend them, or say with `tolerance` which share may go there. The exit code is 3.",
@@ -692,6 +697,16 @@ declared above it, as `${name}`.",
         "sampling",
         "A setting of sampling is out of its range",
         "The message names the setting, what it was and what it may be.",
+    ),
+    code(
+        "sandbox-failed",
+        "The sandbox cannot run a program",
+        "The kernel has what it takes, but a program could not be started or listened to: the message says what went wrong. Limits that are too tight for the interpreter (`program-memory`), a temporary folder that cannot be written, and no processes or files left are the usual reasons.",
+    ),
+    code(
+        "sandbox-unavailable",
+        "Programs cannot be confined here",
+        "Generated programs are run only where they can do no harm: on Linux from 5.13 on, with Landlock and seccomp (on x86-64, aarch64 and riscv64). In a container the host's kernel and the container's profile decide. Where you trust the programs or the machine is theirs anyway, `sandbox=\"rlimits\"` opts in to limits of time, memory and output, and to as much of the rest as is there.",
     ),
     code(
         "secret-missing",

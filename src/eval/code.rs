@@ -7,6 +7,7 @@
 //! [`answer`](super::answer) is the same for answers that are compared with a right one.
 
 mod assemble;
+pub mod cases;
 mod columns;
 #[cfg(test)]
 mod tests;

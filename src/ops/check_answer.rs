@@ -1,16 +1,19 @@
 //! `check-answer`: the checker of a task, as columns.
 
-use super::rows::{batches, cell_json, reject_row, text_column, widened};
-use super::{Default, FROM, FieldKind, FieldSpec, Fields, OUT, OpSpec, Operator, ResolveCx, Resolved};
-use super::{is_number, is_string};
+mod answers;
+mod code;
+
+use super::code::{CODE, CodeTask};
+use super::rows::batches;
+use super::writing::settings::{count, joined};
+use super::{Default, FROM, FieldKind, FieldSpec, Fields, OUT, OpSpec, Operator, ResolveCx, Resolved, is_string};
 use crate::diag::{Diagnostic, Diagnostics, Span, Spanned};
-use crate::eval::answer::{Checker, Extractor, Fault, MARKER, OPTIONS, Task, Verdict};
+use crate::eval::answer::{Checker, Extractor, MARKER, OPTIONS, Task};
 use crate::exec::{NodeCx, RunError};
-use crate::plan::{Estimate, InputInfo};
-use arrow::array::{Array, ArrayRef, BooleanArray, RecordBatch, StringArray};
-use arrow::datatypes::{DataType, Field, Schema};
+use crate::plan::Estimate;
+use answers::Answers;
+use arrow::datatypes::{DataType, Field};
 use serde_json::{Value, json};
-use std::sync::Arc;
 
 pub static SPEC: OpSpec = OpSpec {
     name: "check-answer",
@@ -19,43 +22,55 @@ pub static SPEC: OpSpec = OpSpec {
     version: 1,
     inputs: FROM,
     outputs: OUT,
-    fields: &[
-        FieldSpec::new(
-            "task",
-            FieldKind::Choice(&["math", "ecqa"]),
-            "how answers are read: `math` as numbers that agree at two decimals, `ecqa` as one of five options",
-        )
-        .required(),
-        FieldSpec::new("response", FieldKind::Column, "the column of responses").default(Default::Str("response")),
-        FieldSpec::new("gold", FieldKind::Column, "the column of right answers, text or numbers")
-            .default(Default::Str("gold")),
-        FieldSpec::new("marker", FieldKind::Str, "what stands before the answer").default(Default::Str(MARKER)),
-        FieldSpec::new(
-            "extractor",
-            FieldKind::Choice(&["marker", "boxed"]),
-            "for `math`: the first number after the last marker, or the last `\\boxed{}` and otherwise the last number",
-        )
-        .default(Default::Str("marker")),
-        FieldSpec::new(
-            "options",
-            FieldKind::List(&FieldKind::Column),
-            "for `ecqa`: the columns of the five options' texts; if not given, `option_1` to `option_5` where the input \
-             has them",
-        ),
-        FieldSpec::new("prefix", FieldKind::Str, "stands before the names of the added columns, as in `draft_`")
-            .default(Default::Str("")),
-    ],
+    fields: &FIELDS,
     sink: false,
-    example: r#"
+    example: EXAMPLE,
+    build,
+};
+
+const OWN: &[FieldSpec] = &[
+    FieldSpec::new(
+        "task",
+        FieldKind::Choice(&["math", "ecqa", "code"]),
+        "how answers are judged: `math` as numbers that agree at two decimals, `ecqa` as one of five options, `code` \
+             by running it against tests",
+    )
+    .required(),
+    FieldSpec::new("response", FieldKind::Column, "the column of responses").default(Default::Str("response")),
+    FieldSpec::new("gold", FieldKind::Column, "the column of right answers, text or numbers")
+        .default(Default::Str("gold")),
+    FieldSpec::new("marker", FieldKind::Str, "what stands before the answer").default(Default::Str(MARKER)),
+    FieldSpec::new(
+        "extractor",
+        FieldKind::Choice(&["marker", "boxed"]),
+        "for `math`: the first number after the last marker, or the last `\\boxed{}` and otherwise the last number",
+    )
+    .default(Default::Str("marker")),
+    FieldSpec::new(
+        "options",
+        FieldKind::List(&FieldKind::Column),
+        "for `ecqa`: the columns of the five options' texts; if not given, `option_1` to `option_5` where the input \
+             has them",
+    ),
+    FieldSpec::new("prefix", FieldKind::Str, "stands before the names of the added columns, as in `draft_`")
+        .default(Default::Str("")),
+];
+
+const PARTS: &[&[FieldSpec]] = &[OWN, CODE];
+const FIELDS: [FieldSpec; count(PARTS)] = joined(PARTS);
+
+const EXAMPLE: &str = r#"
 load "drafts" path="drafts.jsonl" { columns { question "string"; response "string"; gold "float" } }
 check-answer "checked" from="drafts" task="math"
 filter "right" from="checked" where="correct"
 filter "to-correct" from="checked" where="NOT correct"
 write "right-file" from="right" path="right.jsonl"
 write "to-correct-file" from="to-correct" path="to-correct.jsonl"
-"#,
-    build,
-};
+
+load "solutions" dataset="humaneval"
+check-answer "judged" from="solutions" task="code" timeout=5
+write "judged-file" from="judged" path="judged.jsonl"
+"#;
 
 const DOC: &str = "\
 Adds the columns
@@ -64,7 +79,7 @@ Adds the columns
 where none can be read;
 - `correct`: whether it is the right one;
 - `reason`: why it is not: `empty` (no text, or null), `unmarked` (the marker is missing), `unreadable` (nothing can be \
-read where the answer should stand) or `wrong`; null where it is right.
+read where the answer should stand) or `wrong`; null where it is right. Code has more of them.
 
 A response that gives no answer is not right, so it stays in the table with `correct` false: keep or drop rows with \
 `filter`. With `prefix` two checks can stand in one table.
@@ -79,150 +94,152 @@ Right answers stand alone (`72`, `$1,234`, for `ecqa` the digit or the option's 
 marker, behind the `####` of GSM8K, or in a box. A row whose right answer is null or cannot be read goes to quarantine as \
 `null-value` or `gold-unreadable`: nothing can be said about its response.
 
-Code (MBPP, HumanEval) is judged by running it against its tests, which this operator does not do.";
+`task=\"code\"` runs the code of a response with the row's tests, in a sandbox: without network, without the user's files, \
+with limits of time, memory and output (the page on the sandbox, `docs/sandbox.md`, says what that guarantees). The code \
+is what stands behind the last marker, or the whole response where there is none; of that the fenced blocks, if there are \
+any. Rows of MBPP pass with `test_list` and `challenge_test_list`, run after the code and `test_setup_code`; rows of \
+HumanEval with `check(entry_point)`, where the code is the rest of the prompt's function or the function anew. Other \
+columns are named with `tests`, `test-setup`, `entry-point` and `beginning`. `reason` can then also be `raised` (an \
+exception that is no failed assertion of a test), `timeout`, `memory`, `output` (too much of it) or `ended` (the program \
+left or crashed before its tests had passed); these columns are added besides:
+
+- `detail`: more on the reason, such as `test 2: AssertionError`;
+- `stdout`, `stderr`: the first 16 KiB of what the program printed; null where it is nothing, or where time ran out.
+
+A row without tests goes to quarantine as `no-tests`, one whose function has no name as `null-value`. No Python, or a \
+kernel without the means to confine programs, is an error before any row is read.";
 
 #[derive(Debug)]
 struct CheckAnswer {
-    checker: Checker,
+    judge: Judge,
     response: Spanned<String>,
-    gold: Spanned<String>,
-    /// None: those of the contracts, where they are.
-    options: Vec<Spanned<String>>,
     prefix: String,
     span: Span,
 }
 
+#[derive(Debug)]
+enum Judge {
+    Answers(Answers),
+    Code { task: CodeTask, marker: String },
+}
+
 fn build(fields: &Fields, diagnostics: &mut Diagnostics) -> Option<Box<dyn Operator>> {
-    let task = if fields.str("task").value == "math" { Task::Math } else { Task::Ecqa };
-    let boxed = fields.str("extractor").value == "boxed";
-    let (marker, options) = (fields.str("marker"), fields.strs("options"));
-    let mut errors = Vec::new();
-    let meaningless = |field: &str, task: &str| {
-        Diagnostic::error("meaningless-field", format!("`{field}` is for `task=\"{task}\"`"))
-            .at(fields.span_of(field), "not read")
-            .and(fields.span_of("task"), "because of this")
+    let before = diagnostics.0.len();
+    let marker = fields.str("marker");
+    let judge = match fields.str("task").value.as_str() {
+        "code" => {
+            not_for_code(fields, diagnostics);
+            CodeTask::read(fields, "task", diagnostics).map(|task| Judge::Code { task, marker: marker.value.clone() })
+        }
+        task => {
+            CodeTask::refuse(fields, "task", diagnostics);
+            let task = if task == "math" { Task::Math } else { Task::Ecqa };
+            Some(Judge::Answers(answers(fields, task, marker.value.clone(), diagnostics)))
+        }
     };
-    if task == Task::Math && !options.is_empty() {
-        errors.push(meaningless("options", "ecqa"));
-    }
-    if task == Task::Ecqa && boxed {
-        errors.push(meaningless("extractor", "math").help("options are read behind the marker: remove `extractor`"));
-    }
-    if task == Task::Ecqa && !options.is_empty() && options.len() != OPTIONS.len() {
-        errors.push(
-            Diagnostic::error("bad-options", format!("`options` names {} columns, not five", options.len()))
-                .at(fields.span_of("options"), "one for each option, in their order"),
-        );
-    }
     if marker.value.trim().is_empty() {
-        errors.push(
+        diagnostics.push(
             Diagnostic::error("empty-value", "the marker is empty")
                 .at(marker.span, "needs a text that stands before every answer")
                 .help("leave it out for `Final Answer:`"),
         );
     }
-    let sound = errors.is_empty();
-    errors.into_iter().for_each(|e| diagnostics.push(e));
+    let judge = judge.filter(|_| diagnostics.0.len() == before)?;
+    let (response, prefix) = (fields.str("response"), fields.str("prefix").value);
+    Some(Box::new(CheckAnswer { judge, response, prefix, span: fields.span }))
+}
+
+fn meaningless(fields: &Fields, field: &str, task: &str) -> Diagnostic {
+    Diagnostic::error("meaningless-field", format!("`{field}` is for `task=\"{task}\"`"))
+        .at(fields.span_of(field), "not read")
+        .and(fields.span_of("task"), "because of this")
+}
+
+/// Code has no right answer to be compared with.
+fn not_for_code(fields: &Fields, diagnostics: &mut Diagnostics) {
+    if fields.span_of("gold") != fields.span {
+        let error = meaningless(fields, "gold", "math");
+        diagnostics.push(error.help("code is judged by its tests: name their columns with `tests`"));
+    }
+    if !fields.strs("options").is_empty() {
+        diagnostics.push(meaningless(fields, "options", "ecqa"));
+    }
+    if fields.str("extractor").value == "boxed" {
+        diagnostics.push(meaningless(fields, "extractor", "math"));
+    }
+}
+
+fn answers(fields: &Fields, task: Task, marker: String, diagnostics: &mut Diagnostics) -> Answers {
+    let boxed = fields.str("extractor").value == "boxed";
+    let options = fields.strs("options");
+    if task == Task::Math && !options.is_empty() {
+        diagnostics.push(meaningless(fields, "options", "ecqa"));
+    }
+    if task == Task::Ecqa && boxed {
+        let error = meaningless(fields, "extractor", "math");
+        diagnostics.push(error.help("options are read behind the marker: remove `extractor`"));
+    }
+    if task == Task::Ecqa && !options.is_empty() && options.len() != OPTIONS.len() {
+        diagnostics.push(
+            Diagnostic::error("bad-options", format!("`options` names {} columns, not five", options.len()))
+                .at(fields.span_of("options"), "one for each option, in their order"),
+        );
+    }
     let extractor = if boxed { Extractor::Boxed } else { Extractor::Marker };
-    sound.then(|| {
-        Box::new(CheckAnswer {
-            checker: Checker { task, extractor, marker: marker.value },
-            response: fields.str("response"),
-            gold: fields.str("gold"),
-            options,
-            prefix: fields.str("prefix").value,
-            span: fields.span,
-        }) as Box<dyn Operator>
-    })
+    Answers { checker: Checker { task, extractor, marker }, gold: fields.str("gold"), options }
 }
 
 impl CheckAnswer {
     fn added(&self) -> Vec<Field> {
         let field = |name: &str, t: DataType, nullable| Field::new(format!("{}{name}", self.prefix), t, nullable);
-        vec![
+        let mut added = vec![
             field("extracted", DataType::Utf8, true),
             field("correct", DataType::Boolean, false),
             field("reason", DataType::Utf8, true),
-        ]
-    }
-
-    /// The columns of options in an input.
-    fn option_columns<'a>(&'a self, input: &Schema) -> Vec<&'a str> {
-        let there = |name: &&str| input.field_with_name(name).is_ok_and(|f| is_string(f.data_type()));
-        match (self.checker.task, self.options.is_empty()) {
-            (Task::Math, _) => Vec::new(),
-            (Task::Ecqa, false) => self.options.iter().map(|o| o.value.as_str()).collect(),
-            (Task::Ecqa, true) if OPTIONS.iter().all(there) => OPTIONS.to_vec(),
-            (Task::Ecqa, true) => Vec::new(),
+        ];
+        if let Judge::Code { .. } = self.judge {
+            added.extend(["detail", "stdout", "stderr"].map(|name| field(name, DataType::Utf8, true)));
         }
+        added
     }
-
-    fn check_columns(&self, input: &InputInfo, cx: &mut ResolveCx<'_>) -> bool {
-        let value = |t: &DataType| is_string(t) || is_number(t);
-        let mut sound = cx.need_column(input, &self.response.value, "string", is_string, self.response.span).is_some();
-        sound &= cx.need_column(input, &self.gold.value, "string or number", value, self.gold.span).is_some();
-        for option in &self.options {
-            sound &= cx.need_column(input, &option.value, "string", is_string, option.span).is_some();
-        }
-        sound
-    }
-
-    fn check(&self, cx: &NodeCx, batch: &RecordBatch) -> Result<RecordBatch, RunError> {
-        let responses = text_column(batch, &self.response.value)?;
-        let golds = batch.column_by_name(&self.gold.value);
-        let names = self.option_columns(&batch.schema());
-        let options = names.iter().map(|name| text_column(batch, name)).collect::<Result<Vec<_>, _>>()?;
-        let mut keep = Vec::with_capacity(batch.num_rows());
-        let mut verdicts: Vec<Verdict> = Vec::with_capacity(batch.num_rows());
-        for row in 0..batch.num_rows() {
-            let options: Vec<&str> = options.iter().map(|o| if o.is_null(row) { "" } else { o.value(row) }).collect();
-            let gold = golds.map_or(Value::Null, |g| cell_json(g, row));
-            let gold = self.checker.gold_of(&self.gold.value, gold, &options);
-            keep.push(gold.is_ok());
-            match gold {
-                Ok(gold) => {
-                    let response = responses.is_valid(row).then(|| responses.value(row));
-                    verdicts.push(self.checker.check(response, gold, &options));
-                }
-                Err((reason, message)) => reject_row(cx, batch, row, reason, message)?,
-            }
-        }
-        widened(batch, keep, columns(&verdicts), cx.output_schema(0))
-    }
-}
-
-fn columns(verdicts: &[Verdict]) -> Vec<ArrayRef> {
-    let extracted: StringArray = verdicts.iter().map(|v| v.extracted.map(|a| a.to_string())).collect();
-    let correct: BooleanArray = verdicts.iter().map(|v| Some(v.correct)).collect();
-    let reason: StringArray = verdicts.iter().map(|v| v.why.map(Fault::name)).collect();
-    vec![Arc::new(extracted), Arc::new(correct), Arc::new(reason)]
 }
 
 impl Operator for CheckAnswer {
     fn canonical(&self) -> Value {
-        let options: Vec<&String> = self.options.iter().map(|o| &o.value).collect();
-        json!({
-            "task": format!("{:?}", self.checker.task),
-            "extractor": format!("{:?}", self.checker.extractor),
-            "marker": self.checker.marker,
-            "response": self.response.value,
-            "gold": self.gold.value,
-            "options": options,
-            "prefix": self.prefix,
-        })
+        let judge = match &self.judge {
+            Judge::Answers(answers) => answers.canonical(),
+            Judge::Code { task, marker } => json!({ "code": task.canonical(), "marker": marker }),
+        };
+        json!({ "judge": judge, "response": self.response.value, "prefix": self.prefix })
     }
 
     fn resolve(&self, cx: &mut ResolveCx<'_>) -> Option<Resolved> {
         let input = cx.input("from");
-        let sound = self.check_columns(input, cx);
+        let response = cx.need_column(input, &self.response.value, "string", is_string, self.response.span);
+        let files = match &self.judge {
+            Judge::Answers(answers) => answers.resolve(input, cx).map(|()| Vec::new()),
+            Judge::Code { task, .. } => task.resolve(input, cx),
+        };
         let schema = cx.widened(input, self.added(), self.span)?;
         let estimate = Estimate { rows: input.estimate.rows, ..Estimate::default() };
-        sound.then(|| Resolved::new(vec![schema], estimate))
+        let mut resolved = Resolved::new(vec![schema], estimate);
+        resolved.files = files?;
+        response.map(|_| resolved)
     }
 
     fn run(&self, cx: &NodeCx) -> Result<(), RunError> {
+        let bench = match &self.judge {
+            Judge::Answers(_) => None,
+            Judge::Code { task, marker } => Some((task.open(marker)?, task.columns(&cx.inputs()[0].schema))),
+        };
+        let response = &self.response.value;
         for batch in batches(cx, 0)? {
-            let checked = self.check(cx, &batch?)?;
+            let batch = batch?;
+            let checked = match (&self.judge, &bench) {
+                (Judge::Answers(answers), _) => answers.check(cx, &batch, response)?,
+                (_, Some((checker, Some(columns)))) => code::check(cx, &batch, response, columns, checker)?,
+                _ => return Err(RunError::failed("column-missing", "the rows have no tests, which the plan had seen")),
+            };
             if checked.num_rows() > 0 {
                 cx.emit(0, checked)?;
             }

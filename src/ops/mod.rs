@@ -5,6 +5,7 @@
 
 pub mod adapters;
 mod check_answer;
+pub mod code;
 mod compare;
 mod concat;
 mod deduplicate;

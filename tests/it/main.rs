@@ -16,6 +16,7 @@ mod released;
 mod report;
 mod rewriting;
 mod runs;
+mod sandbox;
 mod scale;
 mod scoring;
 mod statistics;

@@ -391,7 +391,7 @@ pub fn markdown() -> String {
         for (text, _, answer) in cases {
             let answer = answer.map_or("-".into(), |a| format!("{a}"));
             // Writing to a string does not fail.
-            let _ = writeln!(page, "| {} | {answer} |", code(text));
+            let _ = writeln!(page, "| {} | {answer} |", code(text.trim_start_matches(' ')));
         }
     }
     page += &format!("\nThe options here are {}.\n", FIVE.map(|o| format!("`{o}`")).join(", "));
@@ -399,13 +399,14 @@ pub fn markdown() -> String {
     for (set, file, column, extracted, correct) in RELEASED {
         let _ = writeln!(page, "| {set} | `{file}` | `{column}` | {extracted} | {correct} |");
     }
-    page + NOT_READ
+    page += NOT_READ;
+    page + &crate::eval::code::cases::section(code)
 }
 
 /// A text in a cell, its line breaks as `⏎` and spaces that look like others by their code.
 fn code(text: &str) -> String {
     let mut shown = String::new();
-    for c in text.trim_start_matches(' ').chars() {
+    for c in text.chars() {
         match c {
             '\n' => shown.push('⏎'),
             '|' => shown.push_str("\\|"),

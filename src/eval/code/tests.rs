@@ -1,21 +1,11 @@
-use super::assemble::{completed, read};
+use super::assemble::completed;
 use super::*;
 use crate::eval::answer::MARKER;
 use serde_json::{Value, json};
 
 #[test]
 fn code_stands_behind_the_marker_in_fences_or_alone() {
-    let cases = [
-        ("Final Answer:\ndef f():\n    return 1\n", "def f():\n    return 1"),
-        ("So:\nFinal Answer:\n\n    return 1\n", "    return 1"),
-        ("```python\nwrong\n```\nFinal Answer:\n```python\nx = 1\n```\nDone.", "x = 1"),
-        ("Final answer: x = 1", " x = 1"),
-        ("Here:\n```python\nx = 1\n```\nprints\n```\n1 is it\n```", "x = 1"),
-        ("```\nx = 1\n```\n```\ny = 2\n```", "x = 1\n\ny = 2"),
-        ("x = 1", "x = 1"),
-        ("```py\nx = 1", "x = 1"),
-    ];
-    for (response, code) in cases {
+    for (response, code) in cases::READ {
         assert_eq!(read(response, MARKER), Ok(code.to_string()), "{response:?}");
     }
     assert_eq!(read("  \n", MARKER), Err(Fault::Empty));
@@ -23,19 +13,24 @@ fn code_stands_behind_the_marker_in_fences_or_alone() {
 }
 
 #[test]
-fn bodies_go_on_and_whole_functions_come_anew() {
-    let prompt = "import re\n\ndef f(x):\n    \"\"\"Doubles.\"\"\"\n";
+fn fences_are_taken_off_and_indentation_is_kept() {
     let cases = [
-        ("    return 2 * x", "    return 2 * x"),
-        ("return 2 * x", "    return 2 * x"),
-        ("y = x\n    return 2 * y", "    y = x\n    return 2 * y"),
-        ("if x:\n    return 1\nreturn 2", "    if x:\n        return 1\n    return 2"),
-        ("if x:\n    return 1", "    if x:\n        return 1"),
-        ("def g(x):\n    return x\nreturn g(x)", "    def g(x):\n        return x\n    return g(x)"),
-        ("def f(x):\n    return 2 * x", "\ndef f(x):\n    return 2 * x"),
-        ("import re\ndef f (x): return 2", "\nimport re\ndef f (x): return 2"),
+        ("def f():\n    return 1\n", "def f():\n    return 1"),
+        ("\n\n    return 1\n", "    return 1"),
+        ("Here it is:\n\n```\nimport re\n```\nand\n~~~\nx = '```'\n~~~\nDone.", "import re\n\nx = '```'"),
+        ("```python\ndef f():\n    pass", "def f():\n    pass"),
+        ("```\n```", ""),
+        ("", ""),
     ];
-    for (code, tail) in cases {
+    for (text, expected) in cases {
+        assert_eq!(text_of(text), expected, "{text:?}");
+    }
+}
+
+#[test]
+fn bodies_go_on_and_whole_functions_come_anew() {
+    let prompt = cases::PROMPT;
+    for (code, tail) in cases::COMPLETED {
         assert_eq!(completed(prompt, code, Some("f")), format!("{prompt}{tail}\n"), "{code:?}");
     }
     assert_eq!(completed("def f(x):\n", "def f(x): return 1", Some("f")), "def f(x): pass\n\ndef f(x): return 1\n");

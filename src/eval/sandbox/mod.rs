@@ -169,10 +169,23 @@ pub struct Sandbox {
 }
 
 impl Sandbox {
+    /// Finds the interpreter and asks the kernel for what confines it, and runs nothing but the interpreter itself.
+    #[cfg(target_os = "linux")]
+    pub fn look(settings: &Settings) -> Result<Python, Unavailable> {
+        let python = Python::known(&settings.python)?;
+        linux::Jail::prepare(&python, settings.confinement)?;
+        Ok(python)
+    }
+
+    #[cfg(not(target_os = "linux"))]
+    pub fn look(settings: &Settings) -> Result<Python, Unavailable> {
+        Self::open(settings).map(|sandbox| sandbox.python)
+    }
+
     /// Finds the interpreter, prepares the confinement and tries both on a small program.
     #[cfg(target_os = "linux")]
     pub fn open(settings: &Settings) -> Result<Self, Unavailable> {
-        let python = Python::find(&settings.python)?;
+        let python = Python::known(&settings.python)?;
         let jail = linux::Jail::prepare(&python, settings.confinement)?;
         let sandbox = Self { python, limits: settings.limits, jail };
         sandbox.try_out()?;

@@ -2,9 +2,10 @@
 
 use super::Unavailable;
 use serde::Deserialize;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
+use std::sync::{Mutex, PoisonError};
 
 const PROBE: &str = include_str!("probe.py");
 
@@ -48,6 +49,18 @@ struct Probed {
 }
 
 impl Python {
+    /// As [`find`](Self::find), once in the life of this process for each name.
+    pub fn known(name: &str) -> Result<Self, Unavailable> {
+        static KNOWN: Mutex<BTreeMap<String, Python>> = Mutex::new(BTreeMap::new());
+        let mut known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(python) = known.get(name) {
+            return Ok(python.clone());
+        }
+        let python = Self::find(name)?;
+        known.insert(name.to_string(), python.clone());
+        Ok(python)
+    }
+
     /// Starts an interpreter, outside of any confinement, and has it say where it lives.
     pub fn find(name: &str) -> Result<Self, Unavailable> {
         let missing = |why: String| {
@@ -56,7 +69,7 @@ impl Python {
         };
         let output = Command::new(name)
             .args(["-I", "-B", "-c", PROBE])
-            .stdin(std::process::Stdio::null())
+            .stdin(Stdio::null())
             .output()
             .map_err(|error| missing(error.to_string()))?;
         if !output.status.success() {
@@ -91,7 +104,7 @@ impl Python {
         executables.extend(real(&probed.executable));
         readable.extend(executables.iter().cloned());
         Self {
-            executable: probed.executable,
+            executable: real(&probed.executable).unwrap_or(probed.executable),
             version: probed.version,
             paths: paths.iter().map(|p| p.to_string_lossy().into_owned()).collect(),
             readable: readable.into_iter().collect(),

@@ -80,14 +80,14 @@ fn options_are_those_of_the_contract_or_as_named() {
 #[test]
 fn what_is_wrong_is_said_at_plan_time() {
     let refused = |node: &str| refusal(&format!("check-answer \"c\" from=\"drafts\" {node}"), &drafts());
-    insta::assert_snapshot!(refused(r#"task="code""#), @r#"
-    error[unknown-choice]: `task` of `check-answer` cannot be `code`
+    insta::assert_snapshot!(refused(r#"task="codes""#), @r#"
+    error[unknown-choice]: `task` of `check-answer` cannot be `codes`
      --> node.kdl:1:37
       |
-    1 | check-answer "c" from="drafts" task="code"
-      |                                     ^^^^^^ none of the choices
+    1 | check-answer "c" from="drafts" task="codes"
+      |                                     ^^^^^^^ none of the choices
       |
-      = help: expected `math` or `ecqa`
+      = help: did you mean `code`?
     "#);
     insta::assert_snapshot!(refused(r#"task="math" gold="answer" response="idd""#), @r#"
     error [column-missing]: `test` needs a column `idd` that its input does not have
@@ -127,4 +127,76 @@ fn what_is_wrong_is_said_at_plan_time() {
       at: `rows` gives it
       help: drop or rename the column before, with `select`
     "#);
+}
+
+/// Code, where it can be run.
+#[cfg(target_os = "linux")]
+mod code {
+    use super::*;
+
+    const SOLUTIONS: &str = r#"[
+        {"id": "right", "response": "So:\nFinal Answer:\ndef f(x):\n    print(x)\n    return x + one", "test_list": ["assert f(1) == 2", "assert f(2) == 3"], "test_setup_code": "one = 1"},
+        {"id": "wrong", "response": "```python\ndef f(x): return 2\n```", "test_list": ["assert f(1) == 2", "assert f(2) == 3, 'not 3'"], "test_setup_code": ""},
+        {"id": "raised", "response": "def f(x): return y", "test_list": ["assert f(1) == 2"], "test_setup_code": ""},
+        {"id": "broken", "response": "I do not know.", "test_list": ["assert f(1) == 2"], "test_setup_code": ""},
+        {"id": "left", "response": "import os; os._exit(0)", "test_list": ["assert f(1) == 2"], "test_setup_code": ""},
+        {"id": "hungry", "response": "x = bytearray(1 << 40)", "test_list": ["assert f(1) == 2"], "test_setup_code": ""},
+        {"id": "loud", "response": "while True: print('x' * 1000)", "test_list": ["assert f(1) == 2"], "test_setup_code": ""},
+        {"id": "slow", "response": "while True: pass", "test_list": ["assert f(1) == 2"], "test_setup_code": ""},
+        {"id": "null", "response": null, "test_list": ["assert f(1) == 2"], "test_setup_code": ""},
+        {"id": "no-tests", "response": "x = 1", "test_list": [], "test_setup_code": ""}
+    ]"#;
+
+    #[test]
+    fn code_is_judged_by_its_tests() {
+        let given = [given("from", "solutions", rows(SOLUTIONS))];
+        for batch in [3, 100] {
+            let ran = run(r#"check-answer "c" from="solutions" task="code" timeout=1"#, &given, batch);
+            let shown: String = crate::ops::testing_node::rows_json(&ran.rows[0])
+                .iter()
+                .map(|row| {
+                    let text = |name: &str| row[name].as_str().unwrap_or("-").to_string();
+                    let stdout: String = text("stdout").chars().take(9).collect();
+                    format!("{}: {} {} [{}] {stdout:?}\n", text("id"), row["correct"], text("reason"), text("detail"))
+                })
+                .collect();
+            insta::allow_duplicates! {
+                insta::assert_snapshot!(shown);
+            }
+            let left: Vec<(&str, &str)> = ran.rejected.iter().map(|r| (r.id.as_str(), r.reason)).collect();
+            assert_eq!(left, [("no-tests", "no-tests")]);
+        }
+    }
+
+    #[test]
+    fn prompts_go_on_and_columns_have_other_names() {
+        let rows_json = r#"[
+            {"id": "body", "response": "    return x + 1\n", "question": "def f(x):\n    \"\"\"Adds one.\"\"\"\n", "test": "def check(g): assert g(1) == 2", "entry_point": "f"},
+            {"id": "whole", "response": "def f(x): return x + 2", "question": "def f(x):\n    \"\"\"Adds one.\"\"\"\n", "test": "def check(g): assert g(1) == 2", "entry_point": "f"}
+        ]"#;
+        let correct = |node: &str, rows_json: &str| {
+            let ran = run(node, &[given("from", "rows", rows(rows_json))], 10);
+            crate::ops::testing_node::rows_json(&ran.rows[0]).iter().map(|r| r["correct"] == true).collect::<Vec<_>>()
+        };
+        assert_eq!(correct(r#"check-answer "c" from="rows" task="code""#, rows_json), [true, false]);
+        let renamed = rows_json
+            .replace("\"question\"", "\"stub\"")
+            .replace("\"test\"", "\"code\"")
+            .replace("entry_point", "name");
+        let named = r#"check-answer "c" from="rows" task="code" beginning="stub" entry-point="name" tests="code""#;
+        assert_eq!(correct(named, &renamed), [true, false]);
+    }
+
+    #[test]
+    fn what_is_wrong_is_said_at_plan_time() {
+        let refused = |node: &str| refusal(&format!("check-answer \"c\" from=\"drafts\" {node}"), &drafts());
+        insta::assert_snapshot!(refused(r#"task="code""#));
+        insta::assert_snapshot!(refused(
+            r#"task="code" gold="gold" extractor="boxed" tests="gold" { options "gold" }"#
+        ));
+        insta::assert_snapshot!(refused(r#"task="code" tests="goold" test-setup="id""#));
+        insta::assert_snapshot!(refused(r#"task="code" tests="gold" python="no-such-python""#));
+        insta::assert_snapshot!(refused(r#"task="code" tests="gold" program-memory="tiny""#));
+        insta::assert_snapshot!(refused(r#"task="math" timeout=3 python="python3""#));
+    }
 }

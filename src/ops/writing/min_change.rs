@@ -9,12 +9,14 @@ use super::settings::{FROM_WITH_ADAPTER, ON_TRUNCATED, PROMPT, SAMPLING, USAGE, 
 use super::{Bound, Prompt, Task, Writing, drive};
 use crate::diag::{Diagnostic, Diagnostics, Span, Spanned};
 use crate::exec::{NodeCx, RunError};
+use crate::ops::code::CODE;
 use crate::ops::{Default, FieldKind, FieldSpec, Fields, OUT, OpSpec, Operator, ResolveCx, Resolved};
 use crate::ops::{is_number, is_string};
 use crate::prompt::Template;
 use arrow::datatypes::{DataType, Field};
 use correction::Correction;
 use serde_json::{Value, json};
+use std::path::PathBuf;
 
 pub static SPEC: OpSpec = OpSpec {
     name: "min-change",
@@ -27,8 +29,9 @@ data was made with the ground truth for GSM8K, the gold label for ECQA and nothi
 the teacher reasons itself.
 
 A prediction that is right already stays as it is, and costs no call (`keep-correct=#true`, the default): right by the \
-task's checker, or by a column of booleans that `correct` names, as `check-answer` adds one. Nothing is known of code and \
-of `task=\"free\"` without such a column, and every row is asked for.
+task's checker, or by a column of booleans that `correct` names, as `check-answer` adds one. Code is right if it passes the \
+tests of its row, in a sandbox as in `check-answer`; it is kept as the marker and the code. Nothing is known of code \
+without tests and of `task=\"free\"` without such a column, and every row is asked for.
 
 A text that gives away how it came about is asked for again in the same conversation, at most `attempts` times; then the \
 row goes to quarantine as `leak`. Looked for are these words, upper or lower case, unless they stand in the question or \
@@ -46,7 +49,7 @@ Adds the columns
 
 - `response`, or the one that `column` names: the text, without white space around it;
 - `<column>_kept`: whether it is the prediction, unchanged and without a call;
-- `<column>_correct`: whether its answer passes the checker; null where nothing says so (code, `free`, no column `gold`).
+- `<column>_correct`: whether its answer passes the checker; null where nothing says so (`free`, code without tests, no column `gold`).
 
 The template's inputs are columns of their names, or those that `inputs` names. Rows go to quarantine as `leak`, \
 `null-value`, `gold-unreadable`, and as those of `teacher-generate`.",
@@ -91,7 +94,8 @@ const OWN: &[FieldSpec] = &[
     .default(Default::Int(2)),
 ];
 
-const PARTS: &[&[FieldSpec]] = &[WRITER, OWN, &[column("response")], PROMPT, JUDGE, SAMPLING, ON_TRUNCATED, USAGE];
+const PARTS: &[&[FieldSpec]] =
+    &[WRITER, OWN, &[column("response")], PROMPT, JUDGE, CODE, SAMPLING, ON_TRUNCATED, USAGE];
 const FIELDS: [FieldSpec; count(PARTS)] = joined(PARTS);
 
 /// Inputs of the templates that the operator fills itself, from columns.
@@ -166,13 +170,15 @@ impl Operator for MinChange {
 
     fn resolve(&self, cx: &mut ResolveCx<'_>) -> Option<Resolved> {
         let columns = self.check_columns(cx);
+        let files = self.check_tests(cx);
         let field = |what: &str, nullable| {
             Field::new(format!("{}_{what}", self.writing.column.value), DataType::Boolean, nullable)
         };
         let added = vec![field("kept", false), field("correct", true)];
         let mut prompts = vec![(&self.prompt, self.filled())];
         prompts.extend(self.extract.as_ref().map(|p| (p, FILLED_EXTRACTING)));
-        let resolved = self.writing.resolve(cx, &prompts, added)?;
+        let mut resolved = self.writing.resolve(cx, &prompts, added)?;
+        resolved.files.extend(files?);
         columns.then_some(resolved)
     }
 
@@ -180,9 +186,10 @@ impl Operator for MinChange {
         let prompt = self.writing.bind(&self.prompt, self.filled(), cx)?;
         let extract = self.extract.as_ref().map(|p| self.writing.bind(p, FILLED_EXTRACTING, cx)).transpose()?;
         let prompts = Prompts { correct: prompt, extract };
-        let judged = self.judge.as_ref().is_some_and(|j| cx.inputs()[0].schema.field_with_name(&j.gold.value).is_ok());
+        let known = self.judge.as_ref().filter(|judge| judge.is_known(&cx.inputs()[0].schema));
+        let bench = known.map(|judge| judge.open(cx)).transpose()?;
         drive(cx, self.writing.teacher(cx)?, &|row| {
-            let task: Task<'_> = Box::new(Correction::of(self, &prompts, row, judged)?);
+            let task: Task<'_> = Box::new(Correction::of(self, &prompts, bench.as_ref(), row)?);
             Ok(vec![task])
         })
     }
@@ -199,15 +206,25 @@ impl MinChange {
         if self.extract.is_some() { FILLED_CODE } else { FILLED }
     }
 
-    /// Whether a row without a right answer cannot be worked on: which predictions stay is not known then.
+    /// Whether a row without a right answer cannot be worked on: which predictions stay is not known then. Code may have
+    /// no tests.
     fn needs_gold(&self) -> bool {
-        self.keep_correct && self.correct.is_none() && self.judge.is_some()
+        self.keep_correct && self.correct.is_none() && self.judge.as_ref().is_some_and(|judge| !judge.is_code())
     }
 
     /// The column that an input which the operator fills is read from, and where that is said.
     fn column_of<'a>(&'a self, input: &'a str) -> (&'a str, Option<Span>) {
         // The right answer is the checker's as well, and has a field.
         if input == GOLD { (&self.gold.value, Some(self.gold.span)) } else { self.writing.column_of(input) }
+    }
+
+    /// Where code has tests, they can be run. Gives the files that verdicts depend on.
+    fn check_tests(&self, cx: &mut ResolveCx<'_>) -> Option<Vec<PathBuf>> {
+        let input = cx.input("from");
+        match self.judge.as_ref().filter(|judge| judge.is_code() && judge.is_known(&input.schema)) {
+            Some(judge) => judge.resolve(input, cx),
+            None => Some(Vec::new()),
+        }
     }
 
     /// Whether the input has the columns that the operator itself reads.

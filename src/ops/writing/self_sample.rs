@@ -1,11 +1,11 @@
 //! `self-sample`: the target's own answers, of which a right one is kept.
 
-use super::judge::{JUDGE, Judge};
+use super::judge::{Bench, Gold, JUDGE, Judge};
 use super::settings::{INPUTS, MAX_TOKENS, PROMPT, STOP, USAGE, WRITER, column, count, joined};
 use super::{Bound, Cell, InRow, NewRow, Prompt, RowTask, Step, Task, Writing, drive};
 use crate::diag::{Diagnostics, Spanned};
-use crate::eval::answer::Answer as Gold;
 use crate::exec::{NodeCx, RunError};
+use crate::ops::code::CODE;
 use crate::ops::is_string;
 use crate::ops::{Default, FieldKind, FieldSpec, Fields, OpSpec, Operator, OutputSpec, ResolveCx, Resolved};
 use crate::store::Journal;
@@ -27,12 +27,12 @@ paper says; `\"last\"` takes the last one, as its released code does; `\"first\"
 with the text of that column (the ground truth) in place of an answer.
 
 `temperature`, `top-p` and `top-k` are by default those of the released code: 0.95, 0.7 and 50. `check` says how answers \
-are read; `task` what the prompt asks for: where the question has the request for the marker in it already, leave it at \
+are judged (`code` in a sandbox, with the tests of the row, as `check-answer` does); `task` what the prompt asks for: where the question has the request for the marker in it already, leave it at \
 `free`.
 
 Adds the column `response`, or the one that `column` names, and `<column>_passed`: how many of the samples were right, \
 0 where `fallback` stands in. A sample that is empty or cut off is not right. Rows go to quarantine as `null-value`, \
-`gold-unreadable` (the right answer cannot be read), or when no sample could be drawn at all, for the reason of the first.
+`gold-unreadable` (the right answer cannot be read), `no-tests` (of code), or when no sample could be drawn at all, for the reason of the first.
 
 Samples are journalled one by one: raising `samples` draws only the new ones.",
     version: 1,
@@ -76,8 +76,9 @@ const SAMPLING: &[FieldSpec] = &[
 
 const CHECK: &[FieldSpec] = &[FieldSpec::new(
     "check",
-    FieldKind::Choice(&["math", "ecqa"]),
-    "how answers are read: `math` as numbers that agree at two decimals, `ecqa` as one of five options",
+    FieldKind::Choice(&["math", "ecqa", "code"]),
+    "how answers are judged: `math` as numbers that agree at two decimals, `ecqa` as one of five options, `code` by \
+     running it against tests",
 )
 .required()];
 
@@ -87,7 +88,7 @@ const CHOICE: &[FieldSpec] = &[
     FieldSpec::new("fallback", FieldKind::Column, "the column whose text stands in where no answer is right"),
 ];
 
-const PARTS: &[&[FieldSpec]] = &[WRITER, &[column("response")], PROMPT, SAMPLING, CHECK, JUDGE, CHOICE, USAGE];
+const PARTS: &[&[FieldSpec]] = &[WRITER, &[column("response")], PROMPT, SAMPLING, CHECK, JUDGE, CODE, CHOICE, USAGE];
 const FIELDS: [FieldSpec; count(PARTS)] = joined(PARTS);
 
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -144,15 +145,18 @@ impl Operator for SelfSample {
         let mut resolved = self.writing.resolve(cx, &[(&self.prompt, &[])], vec![passed])?;
         resolved.outputs.push(input.schema.clone());
         resolved.seeded |= self.keep == Keep::Random;
-        (gold.is_some() && fallback).then_some(resolved)
+        resolved.files.extend(gold?);
+        fallback.then_some(resolved)
     }
 
     fn run(&self, cx: &NodeCx) -> Result<(), RunError> {
         let prompt = self.writing.bind(&self.prompt, &[], cx)?;
+        let bench = self.judge.open(cx)?;
         let seed = cx.seed();
         drive(cx, self.writing.teacher(cx)?, &|row| {
-            let gold = self.judge.gold(row)?;
-            let task: Task<'_> = Box::new(Sampling { op: self, prompt: &prompt, row: row.clone(), gold, seed });
+            let gold = bench.gold(row)?;
+            let row = row.clone();
+            let task: Task<'_> = Box::new(Sampling { op: self, prompt: &prompt, bench: &bench, row, gold, seed });
             Ok(vec![task])
         })
     }
@@ -177,6 +181,7 @@ impl SelfSample {
 struct Sampling<'a> {
     op: &'a SelfSample,
     prompt: &'a Bound<'a>,
+    bench: &'a Bench<'a>,
     row: InRow,
     gold: Gold,
     seed: u64,
@@ -200,7 +205,11 @@ impl Sampling<'_> {
         if samples.iter().all(Result::is_err) {
             return samples.into_iter().find_map(Result::err).map_or(Err(super::settings::empty()), Err);
         }
-        let right: Vec<Answer> = samples.into_iter().flatten().filter(|answer| self.is_right(answer)).collect();
+        let whole: Vec<Answer> =
+            samples.into_iter().flatten().filter(|answer| op.writing.check(answer).is_ok()).collect();
+        let texts: Vec<&str> = whole.iter().map(|answer| answer.text.as_str()).collect();
+        let faults = self.bench.faults(&texts, &self.gold, &self.row)?;
+        let right: Vec<Answer> = whole.into_iter().zip(faults).filter(|(_, f)| f.is_none()).map(|(a, _)| a).collect();
         let passed = right.len() as i64;
         let mut cells = match (op.choose(right, self.seed, self.row.id()), &op.fallback) {
             (Some(answer), _) => op.writing.cells(answer.text.trim().to_string(), Some(&answer), 0),
@@ -209,10 +218,5 @@ impl Sampling<'_> {
         };
         cells.push(Cell::Int(passed));
         Ok(Step::row(cells))
-    }
-
-    fn is_right(&self, answer: &Answer) -> bool {
-        let whole = self.op.writing.check(answer).is_ok();
-        whole && self.op.judge.check(&answer.text, self.gold, &self.row).correct
     }
 }

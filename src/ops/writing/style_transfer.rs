@@ -1,11 +1,11 @@
 //! `style-transfer`: human solutions in the target's own style.
 
 use super::again::billed;
-use super::judge::{JUDGE, Judge};
+use super::judge::{Bench, Gold, JUDGE, Judge};
 use super::settings::{MAX_TOKENS, PROMPT, STOP, TOP_K, TOP_P, USAGE, WRITER, column, count, joined};
 use super::{Bound, Cell, InRow, NewRow, Prompt, RowTask, Step, Task, Writing, drive, one};
 use crate::diag::Diagnostics;
-use crate::eval::answer::{Answer as Gold, Fault};
+use crate::eval::answer::Fault;
 use crate::exec::{NodeCx, RunError};
 use crate::ops::{Arity, Default, FieldKind, FieldSpec, Fields, InputSpec, OpSpec, Operator, OutputSpec};
 use crate::ops::{ResolveCx, Resolved, adapters};
@@ -129,15 +129,17 @@ impl Operator for StyleTransfer {
         let reason = Field::new(format!("{}_reason", self.writing.column.value), DataType::Utf8, false);
         let columns = self.writing.columns().into_iter().chain([reason]).collect();
         resolved.outputs.push(cx.widened(input, columns, self.writing.column.span)?);
-        judged.map(|()| resolved)
+        resolved.files.extend(judged?);
+        Some(resolved)
     }
 
     fn run(&self, cx: &NodeCx) -> Result<(), RunError> {
         let prompt = self.writing.bind(&self.prompt, &[], cx)?;
+        let bench = self.judge.open(cx)?;
         drive(cx, self.writing.teacher(cx)?, &|row| {
-            let gold = self.judge.gold(row)?;
-            let task: Task<'_> =
-                Box::new(Restyling { op: self, prompt: &prompt, row: row.clone(), gold, drawn: 0, bill: None });
+            let gold = bench.gold(row)?;
+            let (prompt, bench, row) = (&prompt, &bench, row.clone());
+            let task: Task<'_> = Box::new(Restyling { op: self, prompt, bench, row, gold, drawn: 0, bill: None });
             Ok(vec![task])
         })
     }
@@ -147,6 +149,7 @@ impl Operator for StyleTransfer {
 struct Restyling<'a> {
     op: &'a StyleTransfer,
     prompt: &'a Bound<'a>,
+    bench: &'a Bench<'a>,
     row: InRow,
     gold: Gold,
     /// Texts that were asked for.
@@ -177,7 +180,7 @@ impl Restyling<'_> {
         // What is cut off may still hold an answer, but not the target's last word.
         let reason = match answer.finish {
             Finish::Length => Some("truncated"),
-            Finish::Stop => op.judge.check(&text, self.gold, &self.row).why.map(Fault::name),
+            Finish::Stop => self.bench.fault(&text, &self.gold, &self.row)?.map(Fault::name),
         };
         let bill = billed(self.bill.take(), answer);
         if reason.is_some() && self.drawn < op.writing.samples {

@@ -2,9 +2,9 @@
 
 use super::leaks::leak;
 use super::{GOLD, GROUNDTRUTH, MinChange, PREDICTION, Prompts};
-use crate::eval::answer::Answer as Gold;
+use crate::eval::code::{read, text_of};
 use crate::ops::writing::again::{again, billed};
-use crate::ops::writing::extract_code::code;
+use crate::ops::writing::judge::{Bench, Gold};
 use crate::ops::writing::prompt::cell;
 use crate::ops::writing::{Cell, InRow, RowTask, Step, one};
 use crate::teacher::{Answer, Ask, Failure, Outcome};
@@ -16,8 +16,8 @@ pub struct Correction<'a> {
     row: InRow,
     /// `None` where it is blank.
     prediction: Option<String>,
-    /// The right answer, where there is a checker for it.
-    gold: Option<Gold>,
+    /// The checker and what it holds answers against, where there is one.
+    judged: Option<(&'a Bench<'a>, Gold)>,
     state: State,
     /// The last answer, with the tokens of all calls.
     bill: Option<Answer>,
@@ -36,29 +36,35 @@ enum State {
 }
 
 impl<'a> Correction<'a> {
-    /// `judged`: there are right answers.
-    pub fn of(op: &'a MinChange, prompts: &'a Prompts<'a>, row: &InRow, judged: bool) -> Result<Self, Failure> {
+    /// `bench`: where there are right answers.
+    pub fn of(
+        op: &'a MinChange,
+        prompts: &'a Prompts<'a>,
+        bench: Option<&'a Bench<'a>>,
+        row: &InRow,
+    ) -> Result<Self, Failure> {
         let text = row.text(op.column_of(PREDICTION).0).filter(|t| !t.trim().is_empty());
-        let gold = match &op.judge {
-            Some(judge) if op.needs_gold() => Some(judge.gold(row)?),
-            Some(judge) if judged => judge.gold(row).ok(),
-            _ => None,
+        let gold = match bench.map(|bench| bench.gold(row)) {
+            Some(gold) if op.needs_gold() => Some(gold?),
+            gold => gold.and_then(Result::ok),
         };
         Ok(Self {
             op,
             prompts,
             row: row.clone(),
             prediction: text.map(str::to_string),
-            gold,
+            judged: bench.zip(gold),
             state: State::Start,
             bill: None,
         })
     }
 
     fn start(&mut self) -> Result<Step, Failure> {
-        if let Some(prediction) = self.prediction.as_ref().filter(|p| self.op.keep_correct && self.is_right(p)) {
-            let text = prediction.trim().to_string();
-            return Ok(self.row(text, true));
+        if let Some(prediction) = &self.prediction
+            && self.op.keep_correct
+            && self.is_right(prediction)?
+        {
+            return self.row(self.kept(prediction), true);
         }
         match (&self.prompts.extract, &self.prediction) {
             (Some(extract), Some(prediction)) => {
@@ -69,16 +75,26 @@ impl<'a> Correction<'a> {
         }
     }
 
-    fn is_right(&self, prediction: &str) -> bool {
+    fn is_right(&self, prediction: &str) -> Result<bool, Failure> {
         match &self.op.correct {
-            Some(column) => self.row.value(&column.value) == Value::Bool(true),
-            None => self.passes(prediction) == Some(true),
+            Some(column) => Ok(self.row.value(&column.value) == Value::Bool(true)),
+            None => Ok(self.passes(prediction)? == Some(true)),
         }
     }
 
     /// Whether a text's answer passes the checker, if there is one.
-    fn passes(&self, text: &str) -> Option<bool> {
-        Some(self.op.judge.as_ref()?.check(text, self.gold?, &self.row).correct)
+    fn passes(&self, text: &str) -> Result<Option<bool>, Failure> {
+        let judged = self.judged.as_ref();
+        judged.map(|(bench, gold)| Ok(bench.fault(text, gold, &self.row)?.is_none())).transpose()
+    }
+
+    /// A prediction as a response: as it stands; of code that was read the marker and the code.
+    fn kept(&self, prediction: &str) -> String {
+        let marker = &self.op.writing.marker;
+        match self.prompts.extract.as_ref().and_then(|_| read(prediction, marker).ok()) {
+            Some(code) => format!("{marker}\n{code}"),
+            None => prediction.trim().to_string(),
+        }
     }
 
     /// Asks for the correction; of `code` where that was copied out.
@@ -113,14 +129,14 @@ impl<'a> Correction<'a> {
         self.bill = Some(bill);
         if let State::Extracting = self.state {
             // A prediction may hold no code at all.
-            let found = code(&answer.text);
+            let found = text_of(&answer.text);
             return self.correct((!found.trim().is_empty()).then_some(found));
         }
         self.op.writing.check(&answer)?;
         match self.leak(&text) {
             Some(words) => self.ask_again(&text, words),
-            None if self.prompts.extract.is_some() => Ok(self.row(self.marked(&answer.text)?, false)),
-            None => Ok(self.row(text, false)),
+            None if self.prompts.extract.is_some() => self.row(self.marked(&answer.text)?, false),
+            None => self.row(text, false),
         }
     }
 
@@ -146,21 +162,21 @@ impl<'a> Correction<'a> {
 
     /// Code as a response.
     fn marked(&self, text: &str) -> Result<String, Failure> {
-        let code = code(text);
+        let code = text_of(text);
         match code.trim().is_empty() {
             true => Err(Failure::new("empty-answer", "the answer has no code")),
             false => Ok(format!("{}\n{code}", self.op.writing.marker)),
         }
     }
 
-    fn row(&self, text: String, kept: bool) -> Step {
+    fn row(&self, text: String, kept: bool) -> Result<Step, Failure> {
         let correct = match kept {
             true => Some(true),
-            false => self.passes(&text),
+            false => self.passes(&text)?,
         };
         let mut cells = self.op.writing.cells(text, self.bill.as_ref(), 0);
         cells.extend([Cell::Bool(kept), correct.map_or(Cell::Null, Cell::Bool)]);
-        Step::row(cells)
+        Ok(Step::row(cells))
     }
 }
 
