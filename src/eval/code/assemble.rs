@@ -8,7 +8,12 @@ pub fn read(response: &str, marker: &str) -> Result<String, Fault> {
     if response.trim().is_empty() {
         return Err(Fault::Empty);
     }
-    let code = text_of(after_marker(response, marker).unwrap_or(response));
+    let marked = after_marker(response, marker).map(|tail| match tail.lines().next() {
+        // Code that begins beside the marker is not indented by the space between.
+        Some(line) if !line.trim().is_empty() => tail.trim_start(),
+        _ => tail,
+    });
+    let code = text_of(marked.unwrap_or(response));
     if code.trim().is_empty() { Err(Fault::Unreadable) } else { Ok(code) }
 }
 

@@ -6,7 +6,7 @@ use crate::eval::answer::Fault;
 pub const READ: &[(&str, &str)] = &[
     ("Final Answer:\nx = 1\n", "x = 1"),
     ("I add one.\nFinal Answer:\n\n    return x + 1\n", "    return x + 1"),
-    ("Final answer: x = 1", " x = 1"),
+    ("Final answer: x = 1", "x = 1"),
     ("```python\nx = 0\n```\nFinal Answer:\n```python\nx = 1\n```\nDone.", "x = 1"),
     ("x = 1", "x = 1"),
     ("Here:\n```python\nx = 1\n```\nwhich prints\n```\n1\n```", "x = 1"),
