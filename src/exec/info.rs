@@ -285,7 +285,7 @@ fn environment(provenance: &Provenance) -> Vec<Setting> {
     vec![
         setting("device", device, "where models ran"),
         setting("kernels", kernels, "instructions of the processor; rounding differs between them in the last digits"),
-        setting("system", system, ""),
+        setting("system", system, "operating system and processor"),
     ]
 }
 

@@ -124,6 +124,8 @@ pub struct Group {
     pub state_text: String,
     pub time: String,
     pub axes: Vec<String>,
+    /// What is counted of an instance, where any instance has it.
+    pub measures: Vec<&'static str>,
     pub instances: Vec<Instance>,
     /// Instances that are not on the page.
     pub more: String,
@@ -142,14 +144,8 @@ pub struct Instance {
     pub values: Vec<String>,
     pub state: &'static str,
     pub state_text: String,
-    pub rows_in: String,
-    pub rows_out: String,
-    pub quarantined: String,
-    pub tokens: String,
-    pub busy: String,
-    pub wait_in: String,
-    pub wait_out: String,
-    pub store: String,
+    /// One for each of the group's.
+    pub measures: Vec<String>,
     pub fingerprint: String,
 }
 

@@ -23,7 +23,10 @@ fn group(run: &Run<'_>, at: usize, name: &str, instances: &[usize], samples: Vec
         0 => String::new(),
         more => number(more as u64),
     };
+    let mut listed: Vec<Instance> =
+        instances.iter().take(LISTED).enumerate().map(|(i, n)| instance(run, at, i, *n)).collect();
     Group {
+        measures: worth_showing(&mut listed),
         id: group_anchor(at),
         name: clean(name),
         op: first.op.clone(),
@@ -33,7 +36,7 @@ fn group(run: &Run<'_>, at: usize, name: &str, instances: &[usize], samples: Vec
         state_text: run.state_text(instances),
         time: run.time(instances).unwrap_or_default(),
         axes: first.name.bindings.0.iter().map(|(axis, _)| clean(axis)).collect(),
-        instances: instances.iter().take(LISTED).enumerate().map(|(i, n)| instance(run, at, i, *n)).collect(),
+        instances: listed,
         more: left(LISTED),
         outputs: schemas(run, instances),
         details: instances.iter().take(DETAILED).map(|n| detail(run, *n)).collect(),
@@ -44,26 +47,57 @@ fn group(run: &Run<'_>, at: usize, name: &str, instances: &[usize], samples: Vec
 
 fn instance(run: &Run<'_>, group: usize, at: usize, node: usize) -> Instance {
     let info = &run.info.nodes[node];
-    let counts = info.counts.as_ref();
-    let time = |seconds: Option<f64>| seconds.filter(|s| *s >= 0.05).map(duration).unwrap_or_default();
-    let count = |n: u64| if n == 0 { String::new() } else { number(n) };
-    let manifest = run.artifacts[node].as_ref().map(|a| &a.manifest);
     Instance {
         id: format!("{}-{at}", group_anchor(group)),
         name: clean(&run.name(node)),
         values: info.name.bindings.0.iter().map(|(_, value)| clean(value)).collect(),
         state: State::of(info).class(),
         state_text: clean(&ending(info)),
-        rows_in: number(info.rows_in),
-        rows_out: number(info.rows_out),
-        quarantined: count(info.quarantined),
-        tokens: count(counts.map(|c| c.tokens).or(manifest.map(|m| m.tokens)).unwrap_or(0)),
-        busy: time(counts.map(|c| c.busy_seconds)),
-        wait_in: time(counts.map(|c| c.wait_in_seconds)),
-        wait_out: time(counts.map(|c| c.wait_out_seconds)),
-        store: time(counts.map(|c| c.store_seconds)),
+        measures: measures(run, node),
         fingerprint: info.fingerprint.short().to_string(),
     }
+}
+
+/// What [`measures`] gives, in its order.
+const MEASURES: [&str; 8] = [
+    "rows in",
+    "rows out",
+    "quarantined",
+    "tokens",
+    "at work",
+    "waiting for rows",
+    "waiting for readers",
+    "writing to the store",
+];
+
+/// What is counted of a node; empty where it is nothing.
+fn measures(run: &Run<'_>, node: usize) -> Vec<String> {
+    let info = &run.info.nodes[node];
+    let counts = info.counts.as_ref();
+    let time = |seconds: Option<f64>| seconds.filter(|s| *s >= 0.05).map(duration).unwrap_or_default();
+    let count = |n: u64| if n == 0 { String::new() } else { number(n) };
+    let made = run.artifacts[node].as_ref().map(|a| a.manifest.tokens);
+    vec![
+        count(info.rows_in),
+        count(info.rows_out),
+        count(info.quarantined),
+        count(counts.map(|c| c.tokens).or(made).unwrap_or(0)),
+        time(counts.map(|c| c.busy_seconds)),
+        time(counts.map(|c| c.wait_in_seconds)),
+        time(counts.map(|c| c.wait_out_seconds)),
+        time(counts.map(|c| c.store_seconds)),
+    ]
+}
+
+/// Leaves out what no instance has.
+fn worth_showing(instances: &mut [Instance]) -> Vec<&'static str> {
+    let shown: Vec<bool> = (0..MEASURES.len()).map(|m| instances.iter().any(|i| !i.measures[m].is_empty())).collect();
+    let kept = |m: &usize| shown[*m];
+    for instance in instances.iter_mut() {
+        let all = std::mem::take(&mut instance.measures);
+        instance.measures = all.into_iter().enumerate().filter(|(m, _)| kept(m)).map(|(_, text)| text).collect();
+    }
+    (0..MEASURES.len()).filter(kept).map(|m| MEASURES[m]).collect()
 }
 
 /// The outputs of the first instance, with the rows of all.

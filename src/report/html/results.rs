@@ -174,7 +174,7 @@ fn chart(column: &str, logs: &[(String, RecordBatch)]) -> Option<Picture> {
         width: Some(480.0),
         height: Some(300.0),
         series,
-        marks: Marks::Points { points, lines: true },
+        marks: Marks::Curves(points),
         notes: if thinned { vec![note] } else { Vec::new() },
     };
     Some(picture("image/svg+xml", chart.svg().as_bytes(), &format!("{column} by step")))

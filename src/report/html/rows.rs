@@ -4,7 +4,7 @@ use super::model::{Cell, Sample, SampleRow, Step};
 use super::run::{Run, unreadable};
 use super::text::{cell, clean, table};
 use crate::exec::RunError;
-use crate::ops::rows::{ID, cell_json};
+use crate::ops::rows::{ID, cell_shown};
 use crate::report::grid::{Format, Grid};
 use crate::report::words::number;
 use crate::store::Artifact;
@@ -141,7 +141,12 @@ fn rows(batch: &RecordBatch, positions: BTreeSet<u64>) -> Vec<Row> {
     let schema = batch.schema();
     let row = |(at, position): (usize, u64)| Row {
         position,
-        cells: schema.fields().iter().zip(batch.columns()).map(|(f, c)| (f.name().clone(), cell_json(c, at))).collect(),
+        cells: schema
+            .fields()
+            .iter()
+            .zip(batch.columns())
+            .map(|(f, c)| (f.name().clone(), cell_shown(c, at)))
+            .collect(),
     };
     positions.into_iter().enumerate().take(batch.num_rows()).map(row).collect()
 }

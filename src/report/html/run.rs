@@ -111,9 +111,9 @@ impl<'a> Run<'a> {
         parts.join(", ")
     }
 
-    /// Time spent in this run; of nodes that were all cached, nothing.
+    /// Time at work in this run, without waiting; of nodes that were all cached, nothing.
     pub fn time(&self, instances: &[usize]) -> Option<String> {
-        let spent = instances.iter().filter_map(|i| self.info.nodes[*i].counts.as_ref()).map(|c| c.seconds);
+        let spent = instances.iter().filter_map(|i| self.info.nodes[*i].counts.as_ref()).map(|c| c.busy_seconds);
         let spent: Vec<f64> = spent.collect();
         (!spent.is_empty()).then(|| duration(spent.iter().sum()))
     }

@@ -42,6 +42,8 @@ pub enum Marks {
     Histogram { edges: Vec<f64>, counts: Vec<Vec<u64>> },
     /// Points of each series, joined by a line if asked.
     Points { points: Vec<Vec<Point>>, lines: bool },
+    /// A line through the points of each series, which are too many for markers.
+    Curves(Vec<Vec<Point>>),
 }
 
 /// One bar.
@@ -67,7 +69,9 @@ impl Chart {
         match &self.marks {
             Marks::Bars { categories, bars } => bars::draw(self, categories, bars),
             Marks::Histogram { edges, counts } => histogram::draw(self, edges, counts),
-            Marks::Points { points, lines } => points::draw(self, points, *lines),
+            Marks::Points { points, lines: true } => points::draw(self, points, style::Key::LineAndMarker),
+            Marks::Points { points, lines: false } => points::draw(self, points, style::Key::Marker),
+            Marks::Curves(points) => points::draw(self, points, style::Key::Line),
         }
     }
 }

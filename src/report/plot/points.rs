@@ -7,7 +7,8 @@ use super::style::{Key, SOFT, marker, stroke};
 use super::svg::{Anchor, Text};
 use super::{Chart, Frame, Point};
 
-pub fn draw(chart: &Chart, points: &[Vec<Point>], lines: bool) -> String {
+/// `key` says whether there are lines, markers or both.
+pub fn draw(chart: &Chart, points: &[Vec<Point>], key: Key) -> String {
     let width = chart.width.unwrap_or(640.0);
     let shown: Vec<Vec<Point>> = points
         .iter()
@@ -22,7 +23,6 @@ pub fn draw(chart: &Chart, points: &[Vec<Point>], lines: bool) -> String {
     let (y_low, y_high) = extent(chart.y_scale, ys);
     let x = |range: (f32, f32)| Scale::new(chart.x_scale, x_low, x_high, range, 7);
     let y = |range: (f32, f32)| Scale::new(chart.y_scale, y_low, y_high, range, 6);
-    let key = if lines { Key::LineAndMarker } else { Key::Marker };
     let (mut frame, y) = Frame::new(chart, width, key, XAxis::Numbers(&x), &y);
     let x = x((frame.left, frame.right));
     let count = all().count();
@@ -35,14 +35,16 @@ pub fn draw(chart: &Chart, points: &[Vec<Point>], lines: bool) -> String {
     };
     for (series, points) in shown.iter().enumerate() {
         let places: Vec<(f32, f32)> = points.iter().map(|p| (x.at(p.x), y.at(p.y))).collect();
-        if lines {
+        if key != Key::Marker {
             frame.svg.path(&places, false, &format!("fill=\"none\" {}", stroke(series)));
         }
         for (point, place) in points.iter().zip(places) {
             if let Some((low, high)) = point.interval.filter(|(l, h)| l.is_finite() && h.is_finite()) {
                 whisker(&mut frame.svg, place.0, (y.at(low), y.at(high)), 4.0);
             }
-            marker(&mut frame.svg, place, size, series);
+            if key != Key::Line {
+                marker(&mut frame.svg, place, size, series);
+            }
         }
     }
     if count == 0 {

@@ -21,7 +21,7 @@ pub fn render(chart: &Chart) -> Option<String> {
     let (rows, kind) = match &chart.marks {
         Marks::Bars { categories, bars } => (bar_rows(categories, &chart.series, bars), chart.y_scale),
         Marks::Histogram { edges, counts } => (bin_rows(edges, &chart.series, counts), chart.y_scale),
-        Marks::Points { .. } => return None,
+        Marks::Points { .. } | Marks::Curves(_) => return None,
     };
     let mut out = String::new();
     for heading in chart.title.iter().chain([&heading(chart)]).filter(|h| !h.is_empty()) {
