@@ -88,6 +88,7 @@ fn what_is_wrong_is_said_at_plan_time() {
       |                                     ^^^^^^^ none of the choices
       |
       = help: did you mean `code`?
+      = help: expected `math`, `ecqa` or `code`
     "#);
     insta::assert_snapshot!(refused(r#"task="math" gold="answer" response="idd""#), @r#"
     error [column-missing]: `test` needs a column `idd` that its input does not have
