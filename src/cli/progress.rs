@@ -239,7 +239,8 @@ fn describe(name: &NodeName, running: &Running, width: usize) -> String {
         _ => String::new(),
     };
     let bar = total.map_or(String::new(), |total| bar(counts.done as f64 / total as f64));
-    let facts = format!("{rows:>17} {bar:<10} {speed:>8} {left:<12}");
+    let loss = counts.measured.get("loss").map_or(String::new(), |loss| format!(" loss {loss:.3}"));
+    let facts = format!("{rows:>17} {bar:<10} {speed:>8} {left:<12}{loss}");
     let room = width.saturating_sub(facts.width() + 3).clamp(8, 44);
     format!("  {} {}", fit(&label(name), room), facts.trim_end())
 }

@@ -875,6 +875,11 @@ declared above it, as `${name}`.",
     code("unused-task", "A task is never used", "A warning: no node names it."),
     code("unused-teacher", "A teacher is never used", "A warning: no node names it."),
     code(
+        "validation-is-test",
+        "An adapter is chosen by the rows that it is tested on",
+        "Then the test says how well it was chosen, not how well the model does on new rows. Validate on rows of the training split.",
+    ),
+    code(
         "validation-overlap",
         "Rows are trained on and validated on",
         "A loss on rows that were trained on says nothing of others, and must not choose the adapter. Take another split, or divide the rows with `filter`.",

@@ -2,8 +2,10 @@
 
 use crate::plan::{Fingerprint, NodeName};
 use crate::teacher::hosted::Spent;
+use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
@@ -100,6 +102,9 @@ pub struct Counts {
     /// Batches waiting at the input now, and at most.
     pub queue: u64,
     pub queue_max: u64,
+    /// What the node last measured, by name, such as a loss.
+    #[serde(default, skip_serializing_if = "IndexMap::is_empty")]
+    pub measured: IndexMap<String, f64>,
 }
 
 /// Watches a run. Called from one thread, several times a second for [`Event::NodeProgress`].
@@ -133,6 +138,7 @@ pub struct Meter {
     pub done: AtomicU64,
     /// `u64::MAX` where unknown.
     pub total: AtomicU64,
+    pub measured: Mutex<IndexMap<String, f64>>,
 }
 
 /// Adds up time.
@@ -172,6 +178,7 @@ impl Meter {
             store: Clock::default(),
             done: AtomicU64::new(u64::MAX),
             total: AtomicU64::new(expected.unwrap_or(u64::MAX)),
+            measured: Mutex::default(),
         }
     }
 
@@ -208,6 +215,7 @@ impl Meter {
             store_seconds: store,
             queue: get(&self.queue),
             queue_max: get(&self.queue_max),
+            measured: self.measured.lock().unwrap_or_else(|e| e.into_inner()).clone(),
         }
     }
 }

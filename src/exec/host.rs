@@ -250,6 +250,12 @@ impl NodeHost for Host {
         }
     }
 
+    fn measured(&self, values: &[(&str, f64)]) {
+        // JSON has no other numbers.
+        let finite = values.iter().filter(|(_, value)| value.is_finite());
+        lock(&self.shared.meter.measured).extend(finite.map(|(name, value)| (name.to_string(), *value)));
+    }
+
     fn stopping(&self) -> bool {
         self.shared.stop.is_set()
     }

@@ -128,6 +128,8 @@ pub trait NodeHost: Send + Sync {
     fn count_tokens(&self, tokens: u64);
     /// Counts rows finished out of an expected number where output rows do not show it.
     fn progress(&self, done: u64, total: Option<u64>);
+    /// Shows what the node measures as it goes, such as a loss, by name; later values take the place of earlier ones.
+    fn measured(&self, _values: &[(&str, f64)]) {}
     /// Set when the run is to stop: return [`RunError::Interrupted`] soon.
     fn stopping(&self) -> bool;
     fn options(&self) -> &crate::config::RunOptions;

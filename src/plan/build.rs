@@ -1,8 +1,8 @@
 //! One pass over the graph: every node resolved with the schemas of its inputs.
 
 use super::{
-    Estimate, InputInfo, ModelInfo, Plan, PlanEnv, PlanInput, PlanNode, TeacherInfo, environment, fingerprint, models,
-    teachers,
+    Estimate, InputInfo, ModelInfo, Plan, PlanEnv, PlanInput, PlanNode, TeacherInfo, environment, fingerprint, leaks,
+    models, teachers,
 };
 use crate::config::NodeDecl;
 use crate::diag::{Diagnostic, Diagnostics, Span};
@@ -36,6 +36,7 @@ pub fn build(graph: Graph, env: &PlanEnv, diagnostics: &mut Diagnostics) -> Opti
     let sound = !planner.failed && graph.broken.is_empty() && graph.pipeline.failed_nodes.is_empty();
     let nodes = planner.nodes;
     planner.reports.finish();
+    leaks::check(&nodes, diagnostics);
     if env.check_environment {
         environment::check(&teachers, &known, env, diagnostics);
     }

@@ -7,6 +7,7 @@ mod cost;
 mod digest;
 mod environment;
 mod fingerprint;
+mod leaks;
 mod models;
 mod status;
 mod teachers;

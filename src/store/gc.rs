@@ -77,6 +77,7 @@ impl Store {
                 removed.push(remove(&folder, fingerprint.short(), why, options.dry_run)?);
             }
         }
+        removed.extend(self.remove_checkpoints(&kept, options)?);
         for (name, why) in [("tmp", "left by a process that was killed"), ("broken", "damaged")] {
             for folder in subfolders(&self.root().join(name))? {
                 let what = format!("{name}/{}", folder.file_name().unwrap_or_default().to_string_lossy());
@@ -166,6 +167,33 @@ impl Store {
                 why: "finished rows that no kept run needs".into(),
                 bytes,
             });
+        }
+        Ok(removed)
+    }
+
+    /// Checkpoints of nodes that are finished, or that no kept run refers to, and those that were half written.
+    fn remove_checkpoints(&self, kept: &HashSet<Fingerprint>, options: &GcOptions) -> Result<Vec<Removed>, RunError> {
+        let folder = self.checkpoints();
+        let list = match fs::read_dir(&folder) {
+            Ok(list) => list,
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(e) => return Err(io_error("read", &folder, &e)),
+        };
+        let mut removed = Vec::new();
+        for path in list.filter_map(Result::ok).map(|entry| entry.path()) {
+            let print = Fingerprint(path.file_name().unwrap_or_default().to_string_lossy().into_owned());
+            let why = match () {
+                () if print.0.starts_with('.') => "half written",
+                () if self.artifact(&print).is_some() => "its node is finished",
+                () if !kept.contains(&print) && age(&path) >= options.older_than => "needed by no kept run",
+                () => continue,
+            };
+            let bytes = size(&path);
+            if !options.dry_run {
+                fs::remove_file(&path).map_err(|e| io_error("remove", &path, &e))?;
+                self.clear_partial(&print);
+            }
+            removed.push(Removed { what: format!("checkpoint/{}", print.short()), why: why.into(), bytes });
         }
         Ok(removed)
     }
@@ -291,6 +319,25 @@ mod tests {
             let journal = store.journal(&serde_json::json!(scope), &print("e")).unwrap();
             assert_eq!(journal.get(&row.0).unwrap(), row.1, "{scope}");
         }
+    }
+
+    #[test]
+    fn checkpoints_stay_while_a_kept_run_may_go_on() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        let print = |name: &str| Fingerprint(blake3::hash(name.as_bytes()).to_hex().to_string());
+        let finished = put(&store, "finished", 3);
+        let (stopped, forgotten) = (print("stopped"), print("forgotten"));
+        for node in [&finished, &stopped, &forgotten] {
+            store.set_checkpoint(node, b"state".to_vec()).unwrap();
+        }
+        fs::write(store.checkpoints().join(".new-x"), "half").unwrap();
+        store.record_run("p", dir.path(), vec![finished.clone(), stopped.clone()]).unwrap();
+        let young = GcOptions { older_than: Duration::from_secs(3600), dry_run: true, ..options() };
+        assert_eq!(store.gc(&young).unwrap().len(), 2, "the half-written one and that of a finished node");
+        assert_eq!(store.gc(&options()).unwrap().len(), 3);
+        assert_eq!(store.checkpoint(&stopped).unwrap(), b"state");
+        assert!(store.checkpoint(&forgotten).is_none() && store.artifact(&finished).is_some());
     }
 
     #[test]

@@ -228,6 +228,9 @@ impl LayerUpdates {
 }
 
 #[cfg(test)]
+mod golden;
+
+#[cfg(test)]
 mod tests {
     use super::*;
     use std::path::Path;

@@ -199,9 +199,10 @@ fn lora_config(config: &Map<String, Value>) -> Result<LoraConfig> {
     Ok(LoraConfig { rank, alpha, dropout, targets: targets? })
 }
 
+/// A name may be that of one layer, with its path: then the tensors tell whether all the others are there.
 fn target(name: &str) -> Result<Target> {
     let names: Vec<&str> = Target::ALL.into_iter().map(Target::name).collect();
-    Target::parse(name).ok_or_else(|| {
+    Target::parse(name.rsplit('.').next().unwrap_or(name)).ok_or_else(|| {
         RunError::failed("adapter-unsupported", format!("the adapter changes `{name}`, which is not supported"))
             .help(format!("supported are {}", names.join(", ")))
     })

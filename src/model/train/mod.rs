@@ -74,12 +74,9 @@ impl Trainer {
         let mut gradients = pass::gradients(decoder, &prepared, batch, &self.pass, drawn)?;
         let grad_norm = norm(&gradients.values);
         if !(gradients.loss.is_finite() && grad_norm.is_finite()) {
-            let (step, loss, rows, tokens) = (self.step, gradients.loss, batch.len(), gradients.tokens);
-            return Err(RunError::failed(
-                "loss-not-finite",
-                format!("step {step}: loss {loss}, gradient norm {grad_norm}, on {rows} rows of {tokens} tokens"),
-            )
-            .help("lower the learning rate, warm up longer, or clip gradients to a smaller norm"));
+            let what = format!("the loss is {} and the gradients' norm {grad_norm}", gradients.loss);
+            return Err(RunError::failed("loss-not-finite", what)
+                .help("lower the learning rate, warm up longer, or clip gradients to a smaller norm"));
         }
         if let Some(max_norm) = self.max_norm {
             clip(&mut gradients.values, grad_norm, max_norm);

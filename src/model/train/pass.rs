@@ -5,6 +5,7 @@
 
 use crate::exec::RunError;
 use crate::model::adapter::{LayerUpdates, PreparedAdapter, Target};
+use crate::model::config::Config;
 use crate::model::cpu::LowRankGradient;
 use crate::model::decoder::{Decoder, Layer, Norm};
 use crate::model::error::{Doing, Result};
@@ -60,6 +61,23 @@ pub struct PassOptions {
 impl Default for PassOptions {
     fn default() -> Self {
         Self { checkpointing: false, tokens: 1024, rows: usize::MAX }
+    }
+}
+
+impl PassOptions {
+    /// About how many bytes the passes over such rows keep at a time: of the most tokens that may be packed together, all
+    /// that products of a layer gave, or with checkpointing the layer's input.
+    pub fn bytes(&self, config: &Config, rows: &[Example]) -> u64 {
+        let mut lengths: Vec<usize> = rows.iter().map(Example::read).collect();
+        lengths.sort_unstable_by(|a, b| b.cmp(a));
+        let longest = lengths.first().copied().unwrap_or(0);
+        let packed = lengths.iter().take(self.rows).fold(0usize, |sum, n| sum.saturating_add(*n));
+        let tokens = longest.max(packed.min(self.tokens)) as u64;
+        let heads = config.num_attention_heads + 2 * config.num_key_value_heads;
+        let layer = 3 * config.hidden_size + heads * config.head_dim + 2 * config.intermediate_size;
+        let layers = config.num_hidden_layers;
+        let kept = if self.checkpointing { layers * config.hidden_size + layer } else { layers * layer };
+        tokens.saturating_mul((kept * size_of::<f32>()) as u64)
     }
 }
 

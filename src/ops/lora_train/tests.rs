@@ -70,3 +70,40 @@ fn only_what_changes_the_adapter_is_in_the_fingerprint() {
         assert_ne!(print(&fields), plain, "{fields}");
     }
 }
+
+#[test]
+fn rows_that_choose_an_adapter_do_not_test_it() {
+    let test = |validation: &str, tested: &str| {
+        plan(&format!(
+            r#"
+            load "train" dataset="gsm8k" split="train" unused="ok"
+            load "test" dataset="gsm8k" split="test" unused="ok"
+            load "few" dataset="gsm8k" split="test" limit=100 unused="ok"
+            load "others" dataset="gsm8k" split="test" offset=100 unused="ok"
+            load "train-few" dataset="gsm8k" split="train" limit=100 unused="ok"
+            filter "half" from="test" where="length(question) < 200" unused="ok"
+            filter "other-half" from="test" where="length(question) >= 200" unused="ok"
+            sort "sorted" from="half" by="question" unused="ok"
+            derive "more" from="few" unused="ok" {{ column "twice" "question" }}
+            lora-train "tuned" from="train" validation="{validation}" model="student"
+            evaluate "tested" from="{tested}" model="student" task="gsm8k" adapter="tuned" unused="ok"
+        "#
+        ))
+    };
+    for (validation, tested) in [
+        ("test", "test"),
+        ("few", "test"),
+        ("test", "few"),
+        ("more", "few"),
+        ("half", "sorted"),
+        ("half", "test"),
+        ("few", "half"),
+    ] {
+        let text = test(validation, tested).err().unwrap_or_else(|| panic!("{validation} and {tested} are taken"));
+        assert!(text.contains("error[validation-is-test]"), "{validation} {tested}: {text}");
+    }
+    for (validation, tested) in [("train-few", "test"), ("few", "others"), ("half", "other-half")] {
+        let found = test(validation, tested).err().unwrap_or_default();
+        assert!(!found.contains("validation-is-test"), "{validation} {tested}: {found}");
+    }
+}

@@ -77,6 +77,21 @@ fn say_cut(settings: &Settings, cx: &NodeCx, cuts: &[(&str, Cut)]) -> Result<(),
     Ok(())
 }
 
+/// Refuses what would not fit, rather than let the system end the process in the midst of it.
+fn check_memory(cx: &NodeCx, pass: &PassOptions, text: &TextModel, rows: &[Example]) -> Result<(), RunError> {
+    let (needed, allowed) = (pass.bytes(&text.config, rows), cx.options().memory);
+    if needed <= allowed {
+        return Ok(());
+    }
+    let (needed, allowed) = (crate::size::show(needed), crate::size::show(allowed));
+    let what = format!(
+        "the rows computed at once would need {needed} for activations, and `memory` in `run` allows {allowed}"
+    );
+    Err(RunError::failed("out-of-memory", what).help(
+        "lower `micro-batch` (rows computed at once), say `checkpointing #true`, or raise `memory`: none changes a result",
+    ))
+}
+
 /// A training under way.
 struct Training<'a> {
     settings: &'a Settings,
@@ -119,6 +134,7 @@ impl<'a> Training<'a> {
         if let Some(rows) = settings.micro_batch {
             trainer.pass = PassOptions { rows, tokens: usize::MAX, ..trainer.pass };
         }
+        check_memory(cx, &trainer.pass, text, &rows)?;
         let batches = Batches { rows: rows.len(), batch: settings.batch, shuffled: settings.shuffle.then_some(seed) };
         Ok(Self {
             settings,
@@ -208,6 +224,9 @@ impl<'a> Training<'a> {
         });
         let report = report.map_err(|error| self.explained(error, step, count, tokens))?;
         self.cx.count_tokens(report.tokens as u64);
+        let measured =
+            [("loss", report.loss), ("learning_rate", report.learning_rate), ("grad_norm", report.grad_norm)];
+        self.cx.measured(&measured);
         self.state().log.push(Entry {
             step: step + 1,
             epoch: self.batches.epoch(step) + 1,
@@ -223,12 +242,22 @@ impl<'a> Training<'a> {
 
     /// What a failure of a step means here, and what to lower.
     fn explained(&self, error: RunError, step: u64, rows: usize, tokens: usize) -> RunError {
+        let at = format!("`lora-train`, step {} of {rows} rows and {tokens} tokens", step + 1);
         match error {
-            RunError::Failed { code: "out-of-memory", message, .. } => {
-                let what = format!("`lora-train`, step {} of {rows} rows and {tokens} tokens: {message}", step + 1);
-                RunError::failed("out-of-memory", what)
-                    .help("lower `micro-batch` (rows computed at once), or say `checkpointing #true`; neither changes a result")
+            RunError::Failed { code: "loss-not-finite", message, .. } => {
+                let help = format!(
+                    "lower `learning-rate` (it was {:e} in this step), lengthen `warm-up`, or lower `max-norm`",
+                    self.settings.schedule(self.steps).rate(step)
+                );
+                RunError::failed("loss-not-finite", format!("{at}: {message}")).help(help)
             }
+            RunError::Failed { code: "out-of-memory", message, .. } => RunError::failed(
+                "out-of-memory",
+                format!("{at}: {message}"),
+            )
+            .help(
+                "lower `micro-batch` (rows computed at once), or say `checkpointing #true`; neither changes a result",
+            ),
             other => other,
         }
     }
@@ -250,6 +279,7 @@ impl<'a> Training<'a> {
             })?;
             (sum, labels) = (sum + part, labels + part_labels);
         }
+        self.cx.measured(&[("validation_loss", sum / labels as f64)]);
         let mut state = self.state();
         let state = &mut *state;
         if let Some(last) = state.log.last_mut() {
