@@ -31,7 +31,7 @@ fn what_contradicts_itself_is_refused() {
         ("patience=2", "error[meaningless-field]: `patience` needs rows at `validation`"),
         ("keep=\"best\"", "error[meaningless-field]: `keep` needs rows at `validation`"),
         ("epochs=2 steps=10", "error[conflicting-fields]: `lora-train` takes `epochs` or `steps`, not both"),
-        ("messages=\"chat\" response=\"response\"", "takes `messages`, or `question` and `response`, not both"),
+        ("messages=\"chat\" response=\"response\"", "error[conflicting-fields]: `lora-train` takes `messages`, or"),
         ("messages=\"chat\" system=\"Be brief.\"", "error[meaningless-field]: `system` is for questions"),
         ("warm-up=1.5", "error[out-of-range]: `warm-up` is a share below 1 or a whole number, not 1.5"),
         ("betas=0.9", "error[out-of-range]: `betas` are two numbers, and 1 are given"),
