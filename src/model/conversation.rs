@@ -209,7 +209,8 @@ mod tests {
             let row = model.conversation(&turns(&TWO[..2])).unwrap().unwrap();
             let request = ScoreRequest { messages: turns(&TWO[..1]), response: "It is 4.".into() };
             let encoded = model.encode(&request, 10_000).unwrap().unwrap();
-            assert_eq!(row.responses, [encoded.prompt..encoded.tokens.len() + 1]);
+            let expected = encoded.prompt..encoded.tokens.len() + 1;
+            assert_eq!((row.responses.len(), &row.responses[0]), (1, &expected));
             assert_eq!(row.tokens, [encoded.tokens, vec![encoded.end]].concat());
         }
     }

@@ -102,7 +102,7 @@ impl Operator for LoraTrain {
         let consistent = self.check(cx, from, validation);
         let model = (cx.models)(&self.settings.model.value)?;
         cx.need_chat_template(model, self.settings.model.span)?;
-        (texts?, adapter?, consistent?);
+        texts.and(adapter).and(consistent)?;
 
         let rows = from.estimate.rows;
         let steps = rows.map(|rows| self.settings.steps(rows as usize));

@@ -28,7 +28,7 @@ pub fn run(settings: &Settings, cx: &NodeCx) -> Result<(), RunError> {
     say_cut(settings, cx, &[("", train.cut), ("validation ", validation.cut)])?;
     let mut training = Training::new(settings, cx, lane, &text, train.rows, validation.rows)?;
     training.resume();
-    training.to_the_end()?;
+    training.finish()?;
     training.give()
 }
 
@@ -66,12 +66,8 @@ fn read(settings: &Settings, cx: &NodeCx, text: &TextModel) -> Result<(Examples,
 fn say_cut(settings: &Settings, cx: &NodeCx, cuts: &[(&str, Cut)]) -> Result<(), RunError> {
     for (kind, cut) in cuts.iter().filter(|(_, cut)| cut.rows > 0) {
         cx.present(&format!(
-            "{}: {} {kind}rows were cut to {} prompt and {} response tokens, and lost {} tokens\n",
-            cx.node(),
-            cut.rows,
-            settings.max_prompt,
-            settings.max_response,
-            cut.tokens
+            "lora-train: {} {kind}rows were cut to {} prompt and {} response tokens, and lost {} tokens\n",
+            cut.rows, settings.max_prompt, settings.max_response, cut.tokens
         ))?;
     }
     Ok(())
@@ -155,7 +151,7 @@ impl<'a> Training<'a> {
     }
 
     /// Steps until there are no more, or the validation loss gets no better.
-    fn to_the_end(&mut self) -> Result<(), RunError> {
+    fn finish(&mut self) -> Result<(), RunError> {
         let mut done = self.state().trainer.step;
         self.cx.progress(done, Some(self.steps));
         while done < self.steps && !self.out_of_patience() {
@@ -301,7 +297,9 @@ impl<'a> Training<'a> {
         }
         let schema = self.cx.output_schema(0);
         let file = AdapterFile::new(&adapter, &adapters::base_name(&schema))?;
-        self.cx.emit(0, adapters::batch(&schema, &self.cx.node().to_string(), &file)?)?;
+        // Not the node's name: nodes that train the same adapter share it.
+        let id = format!("adapter-{}", &file.digest()[..12]);
+        self.cx.emit(0, adapters::batch(&schema, &id, &file)?)?;
         emit_in_batches(self.cx, 1, &log::batch(&self.cx.output_schema(1), &state.log)?)
     }
 }
