@@ -203,8 +203,9 @@ pub static TASK: NodeSpec = NodeSpec {
     fields: &[
         FieldSpec::new(
             "kind",
-            FieldKind::Choice(&["generate"]),
-            "How an answer comes about: `generate` has the model write it",
+            FieldKind::Choice(&["generate", "multiple-choice"]),
+            "How an answer comes about: `generate` has the model write it, `multiple-choice` takes the likeliest of several \
+             texts",
         )
         .default(Default::Str("generate")),
         FieldSpec::new("prompt", STR, "The user's turn, or all turns in `{% call user() %}`")
@@ -251,6 +252,35 @@ pub static TASK: NodeSpec = NodeSpec {
             FieldKind::List(&FieldKind::Column),
             "The columns of the five options' texts; `option_1` to `option_5` if not given",
         ),
+        FieldSpec::new(
+            "metric",
+            FieldKind::List(&FieldKind::Choice(&["rouge-l"])),
+            "What is measured besides whether an answer is right: `rouge-l` against the best of the right answers",
+        ),
+        FieldSpec::new("wrong", FieldKind::Column, "A column of wrong answers: ROUGE-L against the best of them is taken off"),
+        FieldSpec::new(
+            "choices",
+            FieldKind::List(&FieldKind::Column),
+            "Of `multiple-choice`: the column with a list of texts, or the columns with a text each",
+        ),
+        FieldSpec::new(
+            "continuation",
+            STR,
+            "Of `multiple-choice`: what follows the prompt, with `{{ choice }}`, `{{ letter }}` and `{{ number }}`; the \
+             choice's text if not given",
+        ),
+        FieldSpec::new(
+            "gold-as",
+            FieldKind::Choice(crate::eval::task::GoldAs::NAMES),
+            "Of `multiple-choice`: what the column of right answers holds: a place from 0 (`index`) or 1 (`number`), a \
+             letter, a text, or a flag for each choice; `index` if not given",
+        ),
+        FieldSpec::new(
+            "format",
+            FieldKind::Choice(&["chat", "text"]),
+            "Whether the prompt goes into the model's chat template or to the model as it is",
+        )
+        .default(Default::Str("chat")),
         FieldSpec::new("max-tokens", FieldKind::Int { min: 1, max: 1 << 20 }, "The most tokens of an answer")
             .default(Default::Int(1024)),
         FieldSpec::new("stop", FieldKind::List(&FieldKind::Str), "Texts that end an answer where they first appear"),

@@ -6,8 +6,9 @@ use super::language;
 use super::scope::{Declared, Scope};
 use crate::diag::{Diagnostic, Diagnostics, Sources, Span, Spanned, render};
 use crate::eval::answer::{Extractor, OPTIONS};
-use crate::eval::task::{Asked, Generate, Kind, Match, Normal, Pattern, Reading, Task};
+use crate::eval::task::{Asked, Choices, Generate, GoldAs, Kind, Match, Normal, Pattern, Reading, Task};
 use crate::ops::{Fields, list};
+use crate::prompt::Template;
 use crate::syntax;
 use indexmap::IndexMap;
 use std::cell::RefCell;
@@ -20,7 +21,21 @@ macro_rules! files {
 }
 
 /// Name and declaration of the tasks that come with the program, in the order of the reference.
-pub const BUILT_IN: &[(&str, &str)] = files!["gsm8k", "math-algebra", "ecqa"];
+pub const BUILT_IN: &[(&str, &str)] = files![
+    "gsm8k",
+    "math-algebra",
+    "ecqa",
+    "triviaqa",
+    "truthfulqa-generation",
+    "bbh",
+    "bbh-direct",
+    "mmlu",
+    "arc-challenge",
+    "hellaswag",
+    "winogrande",
+    "truthfulqa-mc2",
+    "agieval",
+];
 
 /// The tasks that come with the program.
 pub static TASKS: LazyLock<IndexMap<&'static str, Arc<Task>>> =
@@ -70,13 +85,17 @@ struct Decoder<'f> {
 impl Decoder<'_> {
     fn task(mut self, name: Spanned<String>) -> Result<Task, Vec<Diagnostic>> {
         let asked = self.asked(&name.value);
-        let generate = self.generate();
-        match (asked, generate) {
-            (Some(asked), Some(generate)) if self.errors.is_empty() => Ok(Task {
+        let kind = match self.fields.str("kind").value.as_str() {
+            "multiple-choice" => self.choices(&name.value).map(Kind::Choice),
+            _ => self.generate().map(Kind::Generate),
+        };
+        match (asked, kind) {
+            (Some(asked), Some(kind)) if self.errors.is_empty() => Ok(Task {
                 name: name.value,
                 asked,
                 gold: self.fields.str("gold"),
-                kind: Kind::Generate(generate),
+                kind,
+                raw: self.fields.str("format").value == "text",
                 span: name.span,
             }),
             _ => Err(self.errors),
@@ -108,8 +127,54 @@ impl Decoder<'_> {
         }
     }
 
+    fn choices(&mut self, name: &str) -> Option<Choices> {
+        const GENERATED: &[&str] = &[
+            "extract",
+            "pattern",
+            "group",
+            "take",
+            "match",
+            "ignore",
+            "options",
+            "metric",
+            "wrong",
+            "max-tokens",
+            "stop",
+            "gold-pattern",
+        ];
+        for field in GENERATED {
+            self.meaningless(field, "is for answers that a model writes, with `kind=\"generate\"`");
+        }
+        let fields = self.fields;
+        let columns = strings(fields, "choices");
+        if columns.is_empty() {
+            self.errors.push(
+                Diagnostic::error("missing-field", "a multiple choice needs `choices`")
+                    .at(self.head, "between which texts?")
+                    .help("name the column that holds a list of them, or a column for each: `choices \"option_1\" \"option_2\"`"),
+            );
+        }
+        let written = fields.opt_str("continuation");
+        let text = written.as_ref().map_or("{{ choice }}", |w| &w.value);
+        let continuation = match Template::inferred(name, text, &[]) {
+            Ok(template) => Some(Arc::new(template)),
+            Err(error) => {
+                let refused =
+                    Diagnostic::error("bad-prompt", format!("the continuation of task `{name}`: {}", error.message));
+                self.errors.push(refused.at(written.map_or(self.head, |w| w.span), "this template"));
+                None
+            }
+        };
+        let gold_as = GoldAs::of(&fields.opt_str("gold-as").map(|g| g.value).unwrap_or_default());
+        Some(Choices { columns, continuation: continuation?, gold_as })
+    }
+
     fn generate(&mut self) -> Option<Generate> {
         let fields = self.fields;
+        for field in ["choices", "continuation", "gold-as"] {
+            self.meaningless(field, "belongs to `kind=\"multiple-choice\"`");
+        }
+        let rouge = fields.opt_str("wrong").is_some() || !fields.strs("metric").is_empty();
         let extract = fields.str("extract");
         let pattern = self.pattern("pattern");
         let gold_pattern = self.pattern("gold-pattern");
@@ -167,6 +232,8 @@ impl Decoder<'_> {
             matching,
             normal: Normal::of(normal.iter().map(String::as_str)),
             gold_pattern,
+            rouge,
+            wrong: fields.opt_str("wrong").map(|w| w.value),
             options: if options.is_empty() { OPTIONS.map(str::to_string).into() } else { options },
             max_tokens: fields.opt_int("max-tokens").and_then(|m| u32::try_from(m.value).ok()),
             stop: strings(fields, "stop"),

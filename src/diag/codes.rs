@@ -267,6 +267,11 @@ declared above it, as `${name}`.",
     ),
     code("checkpoint", "Where a training has got to cannot be kept", "The message has the reason."),
     code(
+        "choices-need-model",
+        "A multiple choice is asked of a teacher",
+        "Choices are made by likelihoods, which a model of the pipeline gives and a teacher does not: name it with `model`.",
+    ),
+    code(
         "column-clash",
         "Two columns would have one name",
         "Rename a column before with `select`, or choose another suffix.",
@@ -671,6 +676,11 @@ declared above it, as `${name}`.",
         "rate-limited",
         "A provider refuses all calls for too long",
         "Waiting for an hour, or as long as the provider asks, does not help. What was answered is kept: run again later.",
+    ),
+    code(
+        "raw-text",
+        "A hosted teacher is asked with raw text",
+        "Providers take conversations. Ask with `format=\"chat\"`, or name a model of the pipeline.",
     ),
     code(
         "report-template",

@@ -3,6 +3,7 @@
 pub mod answer;
 pub mod code;
 pub mod edit;
+pub mod rouge;
 pub mod sandbox;
 pub mod statistics;
 pub mod task;

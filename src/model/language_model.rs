@@ -11,7 +11,7 @@ use super::gguf::GgufFile;
 use super::kernels::{self, Kernels};
 use super::tokenizer::Tokenizer;
 use super::weights::Weights;
-use super::{ScoreFailure, ScoreRequest};
+use super::{RAW, ScoreFailure, ScoreRequest};
 use crate::exec::RunError;
 use candle_core::Device;
 use serde_json::Value;
@@ -26,7 +26,17 @@ pub struct TextModel {
     pub chat: Option<Chat>,
     /// The most tokens that the model takes.
     pub context: u32,
+    /// The token that raw texts begin with, where the tokenizer puts one.
+    start: Option<u32>,
     pub(super) files: ModelFiles,
+}
+
+/// The text of a conversation that is raw text.
+fn raw(messages: &[(String, String)]) -> Option<&str> {
+    match messages {
+        [(role, text)] if role == RAW => Some(text),
+        _ => None,
+    }
 }
 
 /// A chat template and the token that ends its turns.
@@ -63,18 +73,46 @@ impl TextModel {
         });
         let own = u32::try_from(parts.config.max_position_embeddings).unwrap_or(u32::MAX);
         let context = files.context.unwrap_or(own);
-        Ok(Self {
-            config: parts.config,
-            tokenizer: parts.tokenizer,
-            chat: chat.transpose()?,
-            context,
-            files: files.clone(),
-        })
+        let (config, tokenizer, start) = (parts.config, parts.tokenizer, parts.start);
+        Ok(Self { config, tokenizer, chat: chat.transpose()?, context, start, files: files.clone() })
     }
 
     /// Puts a row into the chat template. `limit` bounds prompt and response together.
     pub fn encode(&self, row: &ScoreRequest, limit: u32) -> Result<std::result::Result<Encoded, ScoreFailure>> {
-        Ok(self.encode_with(self.chat()?, row, limit as usize))
+        match raw(&row.messages) {
+            Some(text) => Ok(self.encode_raw(text, &row.response, limit as usize)),
+            None => Ok(self.encode_with(self.chat()?, row, limit as usize)),
+        }
+    }
+
+    /// Raw text and what follows it: see [`ScoreRequest`].
+    fn encode_raw(&self, text: &str, follows: &str, limit: usize) -> std::result::Result<Encoded, ScoreFailure> {
+        let before = text.trim_end();
+        let all = self.raw_tokens(&format!("{text}{follows}")).map_err(ScoreFailure::Template)?;
+        let prompt = match self.raw_tokens(before).map_err(ScoreFailure::Template)?.len() {
+            // Something must stand before the first label.
+            0 => {
+                return Err(ScoreFailure::Template(
+                    "there is no text before it, and no token that texts begin with".into(),
+                ));
+            }
+            tokens => tokens,
+        };
+        if all.len() <= prompt {
+            return Err(ScoreFailure::Empty);
+        }
+        if all.len() > limit {
+            return Err(ScoreFailure::TooLong { tokens: all.len(), limit });
+        }
+        self.has_embeddings(&all).map_err(ScoreFailure::Template)?;
+        Ok(Encoded { end: self.ends().first().copied().unwrap_or(0), tokens: all, prompt })
+    }
+
+    /// Tokens of a raw text, after the one that texts begin with.
+    fn raw_tokens(&self, text: &str) -> std::result::Result<Vec<u32>, String> {
+        let tokens = self.tokenizer.encode(text)?;
+        let begun = self.start.is_some_and(|start| tokens.first() == Some(&start));
+        Ok(self.start.filter(|_| !begun).into_iter().chain(tokens).collect())
     }
 
     pub(super) fn chat(&self) -> Result<&Chat> {
@@ -102,7 +140,13 @@ impl TextModel {
     pub fn prompted(&self, request: &GenerateRequest) -> Result<std::result::Result<Prompted, GenerateFailure>> {
         request.check().map_err(|why| RunError::failed("sampling", why))?;
         let tokens = match &request.prompt {
-            Prompt::Messages(messages) => self.prompt(self.chat()?, messages),
+            Prompt::Messages(messages) => match raw(messages) {
+                Some(text) => self.raw_tokens(text).and_then(|tokens| match tokens.is_empty() {
+                    true => Err("the prompt has no tokens".into()),
+                    false => Ok(tokens),
+                }),
+                None => self.prompt(self.chat()?, messages),
+            },
             Prompt::Tokens(tokens) if tokens.is_empty() => Err("the prompt has no tokens".into()),
             Prompt::Tokens(tokens) => Ok(tokens.clone()),
         };
@@ -178,6 +222,7 @@ struct Parts {
     tokenizer: Tokenizer,
     template: Option<(String, PathBuf)>,
     special: SpecialTokens,
+    start: Option<u32>,
 }
 
 impl Parts {
@@ -196,7 +241,14 @@ impl Parts {
         let settings = json_if_there(files.companion("tokenizer_config.json"))?;
         let own = gguf.opt_str("tokenizer.chat_template")?.map(|t| (t.to_string(), gguf.path().to_path_buf()));
         let template = hub_template(files, &settings)?.or(own);
-        Ok(Self { config: Config::from_gguf(gguf)?, tokenizer, template, special })
+        let id = gguf.opt_u64("tokenizer.ggml.bos_token_id")?.and_then(|id| u32::try_from(id).ok());
+        let begins = match gguf.opt_bool("tokenizer.ggml.add_bos_token")? {
+            Some(begins) => begins,
+            // As llama.cpp has it where the file says nothing.
+            None => gguf.opt_str("tokenizer.ggml.model")? == Some("llama"),
+        };
+        let start = id.filter(|_| begins).or_else(|| tokenizer.start());
+        Ok(Self { config: Config::from_gguf(gguf)?, tokenizer, template, special, start })
     }
 
     /// The hub's layout.
@@ -226,7 +278,8 @@ impl Parts {
             unk: named("unk_token"),
             pad: named("pad_token"),
         };
-        Ok(Self { config, tokenizer, template: hub_template(files, &settings)?, special })
+        let start = tokenizer.start();
+        Ok(Self { config, tokenizer, template: hub_template(files, &settings)?, special, start })
     }
 }
 

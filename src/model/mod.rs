@@ -47,7 +47,13 @@ pub mod cpu;
 use crate::exec::RunError;
 use std::sync::Arc;
 
-/// A prompt and a response under a model's chat template.
+/// The role of a turn that is raw text: alone in a conversation, it goes to the model without a chat template, after the
+/// token that texts begin with where the tokenizer puts one.
+pub const RAW: &str = "text";
+
+/// A prompt and a response under a model's chat template, or raw text ([`RAW`]) and what follows it. Raw text and what
+/// follows are made tokens together and parted where the tokens of the text alone end; blanks at its end count to what
+/// follows. (So does the lm-evaluation-harness.)
 #[derive(Debug, Clone, PartialEq)]
 pub struct ScoreRequest {
     /// The conversation before the response: (role, content), the last one the user's.

@@ -65,6 +65,13 @@ impl Tokenizer {
         Ok(encoding.get_ids().to_vec())
     }
 
+    /// The token that the tokenizer puts before every text, if it does.
+    pub fn start(&self) -> Option<u32> {
+        let empty = self.0.encode_fast("", true).ok()?;
+        // Of a template with a token at either end the first is meant.
+        empty.get_ids().first().copied()
+    }
+
     pub fn decode(&self, tokens: &[u32]) -> std::result::Result<String, String> {
         self.0.decode(tokens, false).map_err(|e| e.to_string())
     }

@@ -35,6 +35,7 @@ mod split_by_ppl;
 mod sql;
 mod summarize;
 mod table;
+mod task_prompt;
 #[cfg(test)]
 pub mod testing;
 #[cfg(test)]
@@ -77,6 +78,7 @@ pub static REGISTRY: &[&OpSpec] = &[
     &merge_adapter::SPEC,
     &check_answer::SPEC,
     &evaluate::SPEC,
+    &task_prompt::SPEC,
     &edit_distance::SPEC,
     &split_by_ppl::SPEC,
     &lora_train::SPEC,

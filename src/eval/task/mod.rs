@@ -6,9 +6,11 @@
 //!
 //! A task is what a `task` declaration says; those that come with the program are declarations in `tasks/`.
 
+mod choices;
 mod judge;
 mod normal;
 
+pub use choices::{Choices, Chosen, GoldAs, OF_A_CHOICE, choose, of_a_choice};
 pub use judge::{Gold, Judged, Reply};
 pub use normal::Normal;
 
@@ -27,6 +29,8 @@ pub struct Task {
     /// The column of right answers.
     pub gold: Spanned<String>,
     pub kind: Kind,
+    /// The prompt goes to the model as it is, without a chat template.
+    pub raw: bool,
     pub span: Span,
 }
 
@@ -49,6 +53,8 @@ pub struct Asked {
 pub enum Kind {
     /// The model writes it.
     Generate(Generate),
+    /// The likeliest of several texts is chosen.
+    Choice(Choices),
 }
 
 /// How a written answer is read and judged.
@@ -62,6 +68,10 @@ pub struct Generate {
     pub gold_pattern: Option<Pattern>,
     /// The columns of five options' texts, for [`Reading::Option`].
     pub options: Vec<String>,
+    /// Whether outputs are also compared with the right answers by ROUGE-L.
+    pub rouge: bool,
+    /// The column of answers that are wrong, to compare outputs with as well.
+    pub wrong: Option<String>,
     /// The most tokens of an answer.
     pub max_tokens: Option<u32>,
     /// Texts that end an answer.
@@ -130,12 +140,19 @@ impl Asked {
 impl Task {
     /// Everything that decides what is asked and what an answer is worth; not what the task is called.
     pub fn canonical(&self) -> Value {
-        let Kind::Generate(generate) = &self.kind;
+        let kind = match &self.kind {
+            Kind::Generate(generate) => generate.canonical(),
+            Kind::Choice(choices) => json!({
+                "columns": choices.columns,
+                "continuation": choices.continuation.text(),
+                "gold_as": format!("{:?}", choices.gold_as),
+            }),
+        };
         json!({
             "prompt": self.asked.template.text(),
             "marker": self.asked.marker,
             "gold": self.gold.value,
-            "generate": generate.canonical(),
+            "kind": kind,
         })
     }
 }
@@ -155,6 +172,8 @@ impl Generate {
             "normal": self.normal.names(),
             "gold_pattern": self.gold_pattern.as_ref().map(Pattern::canonical),
             "options": self.options,
+            "rouge": self.rouge,
+            "wrong": self.wrong,
         })
     }
 

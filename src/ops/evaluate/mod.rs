@@ -4,12 +4,18 @@
 //! row --prompt--> n answers (journalled by the driver) --judge--> n rows of `out`, one of `questions`
 //! ```
 
+pub(super) mod asked;
+mod choices;
 mod generate;
+mod judge;
 mod pass;
+mod run;
+mod scorer;
 
 use super::writing::settings::{INPUTS, SAMPLES, SAMPLING, WRITER, column, count, joined};
 use super::{FieldKind, FieldSpec, Fields, OpSpec, Operator, OutputSpec};
 use crate::diag::Diagnostics;
+use asked::OVERRIDES;
 
 pub static SPEC: OpSpec = OpSpec {
     name: "evaluate",
@@ -66,17 +72,11 @@ the reason of a teacher that refused one of their samples. Answers are journalle
 goes on, and one with more samples draws the new ones only.";
 
 const OWN: &[FieldSpec] = &[
-    FieldSpec::new(
-        "task",
-        FieldKind::Task,
-        "what is asked, and when an answer is right: a declared task or a built-in one",
-    )
-    .required(),
     FieldSpec::new("gold", FieldKind::Column, "the column of right answers, in place of the task's"),
     FieldSpec::new(
-        "request",
-        FieldKind::Str,
-        "what stands below the prompt, in place of the task's; Jinja, may be empty",
+        "format",
+        FieldKind::Choice(&["chat", "text"]),
+        "whether the prompt goes into the model's chat template or to the model as it is, in place of the task's",
     ),
     FieldSpec::new(
         "k",
@@ -90,11 +90,6 @@ const OWN: &[FieldSpec] = &[
     ),
     FieldSpec::new("system", FieldKind::Str, "the text of a system turn before the prompt"),
     FieldSpec::new(
-        "inputs",
-        FieldKind::Map(&FieldKind::Column),
-        "which columns the prompt's variables are read from; one that is not named is the column of its own name",
-    ),
-    FieldSpec::new(
         "max-tokens",
         FieldKind::Int { min: 1, max: 1 << 20 },
         "the most tokens of an answer; the task's if not given",
@@ -104,11 +99,11 @@ const OWN: &[FieldSpec] = &[
 /// All but `max-tokens`, whose default is the task's.
 const DRAWING: &[FieldSpec] = &[SAMPLING[0], SAMPLING[1], SAMPLING[2], SAMPLING[4]];
 
-const PARTS: &[&[FieldSpec]] = &[WRITER, OWN, DRAWING, SAMPLES, &[column("output")]];
+const PARTS: &[&[FieldSpec]] = &[WRITER, OVERRIDES, OWN, DRAWING, SAMPLES, &[column("output")]];
 const FIELDS: [FieldSpec; count(PARTS)] = joined(PARTS);
 
 fn build(fields: &Fields, diagnostics: &mut Diagnostics) -> Option<Box<dyn Operator>> {
-    generate::Evaluate::build(fields, diagnostics).map(|op| Box::new(op) as Box<dyn Operator>)
+    run::Evaluate::build(fields, diagnostics).map(|op| Box::new(op) as Box<dyn Operator>)
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@ use super::settings::Writing;
 use super::task::InRow;
 use crate::diag::{Diagnostic, Span, Spanned};
 use crate::exec::{NodeCx, RunError};
+use crate::model::RAW;
 use crate::ops::rows::{batches, cell_shown};
 use crate::ops::{InputInfo, ResolveCx, is_number, is_string, list};
 use crate::prompt::{Input, InputKind, Template};
@@ -351,9 +352,26 @@ impl<'a> Bound<'a> {
             messages = vec![("system".into(), system.into())];
         }
         messages.extend(self.shots.iter().cloned().chain(turns));
+        if self.writing.is_raw() {
+            messages = vec![(RAW.to_string(), raw_text(&messages))];
+        }
         let settings = self.writing.settings.clone();
         Ok(Ask { messages, settings, sample, seed: self.seed, row: Arc::new(named(row, &values)) })
     }
+}
+
+/// A conversation as raw text: an answer stands behind its question after a blank, and an empty line parts it from what
+/// comes next.
+fn raw_text(messages: &[(String, String)]) -> String {
+    let mut text = String::new();
+    for (role, turn) in messages {
+        match role.as_str() {
+            "user" => text += turn,
+            "assistant" => text += &format!(" {}\n\n", turn.trim()),
+            _ => text += &format!("{turn}\n\n"),
+        }
+    }
+    text
 }
 
 /// A row as recordings name it: the columns that are texts or numbers, and the inputs of its prompt.

@@ -2,6 +2,7 @@
 
 use super::prompt::{Bound, Prompt, shots};
 use super::task::Cell;
+use crate::config::TeacherSource;
 use crate::diag::{Diagnostic, Diagnostics, Span, Spanned};
 use crate::exec::{NodeCx, RunError};
 use crate::ops::{Arity, Default, FROM, FieldKind, FieldSpec, Fields, InputSpec, ResolveCx, Resolved};
@@ -171,6 +172,8 @@ pub struct Writing {
     chosen: bool,
     keep_truncated: bool,
     usage: bool,
+    /// Prompts go to the model as they are, without a chat template.
+    raw: bool,
     span: Span,
 }
 
@@ -229,6 +232,7 @@ impl Writing {
             chosen: false,
             keep_truncated: fields.opt_str("on-truncated").is_some_and(|t| t.value == "keep"),
             usage: fields.opt_bool("usage").unwrap_or(false),
+            raw: false,
             span: fields.span,
         })
     }
@@ -236,6 +240,15 @@ impl Writing {
     /// For operators that read columns of their own under names that `inputs` may give other columns.
     pub fn reading(self, inputs: &'static [&'static str]) -> Self {
         Self { reads: inputs, ..self }
+    }
+
+    /// For operators whose prompts may be raw text.
+    pub fn in_raw_text(self, raw: bool) -> Self {
+        Self { raw, ..self }
+    }
+
+    pub(super) fn is_raw(&self) -> bool {
+        self.raw
     }
 
     /// For operators whose prompts have a marker of their own.
@@ -274,6 +287,7 @@ impl Writing {
             "samples": self.samples,
             "keep_truncated": self.keep_truncated,
             "usage": self.usage,
+            "raw": self.raw,
         })
     }
 
@@ -291,7 +305,12 @@ impl Writing {
         }
         sound &= self.check_inputs(prompts, cx);
         let local = self.local_model(cx)?;
-        sound &= local.is_none_or(|(model, span)| self.check_model(model, span, cx));
+        sound &= match (local, &self.writer) {
+            (Some((model, span)), _) => self.check_model(model, span, cx),
+            // A recording does not look at how it was asked.
+            (None, Writer::Teacher(name)) if self.raw => self.check_raw(name, cx),
+            (None, _) => true,
+        };
         sound &= self.check_samples(local.is_some(), cx);
         sound &= adapters::check(cx, self.own_model()).is_some();
         let input = cx.input("from");
@@ -338,9 +357,22 @@ impl Writing {
     }
 
     fn check_model(&self, model: &ModelInfo, span: Span, cx: &mut ResolveCx<'_>) -> bool {
-        let template = cx.need_chat_template(model, span).is_some();
+        let template = self.raw || cx.need_chat_template(model, span).is_some();
         let most = self.max_tokens.map_or(Some(()), |at| cx.need_context(model, self.settings.max_tokens.into(), at));
         template && most.is_some()
+    }
+
+    /// Providers take conversations and no raw text.
+    fn check_raw(&self, name: &Spanned<String>, cx: &mut ResolveCx<'_>) -> bool {
+        let hosted = (cx.teachers)(&name.value).is_some_and(|t| matches!(t.decl.source, TeacherSource::Hosted(_)));
+        if hosted {
+            cx.error(
+                Diagnostic::error("raw-text", format!("teacher `{}` takes conversations and no raw text", name.value))
+                    .at(name.span, "served elsewhere")
+                    .help("ask it with `format=\"chat\"`, or name a model of the pipeline"),
+            );
+        }
+        !hosted
     }
 
     fn check_samples(&self, local: bool, cx: &mut ResolveCx<'_>) -> bool {

@@ -92,9 +92,9 @@ impl InRow {
         self.batch.column_by_name(column).map_or(Value::Null, |c| cell_json(c, self.row))
     }
 
-    /// The columns of its table.
-    pub fn columns(&self) -> impl Iterator<Item = &str> {
-        self.batch.schema_ref().fields().iter().map(|f| f.name().as_str())
+    /// A column's value as prompts show it.
+    pub fn shown(&self, column: &str) -> Value {
+        super::prompt::cell(&self.batch, self.row, column)
     }
 
     /// The text of a string column; `None` where it is null.

@@ -1,0 +1,188 @@
+//! The operator: what its fields mean, and which kind of task does what.
+
+use super::asked::{self, is_list};
+use super::choices::Choosing;
+use super::generate::Answers;
+use super::judge::Judge;
+use super::scorer::Scorer;
+use crate::diag::{Diagnostic, Diagnostics, Spanned};
+use crate::eval::answer::OPTIONS;
+use crate::eval::task::{Kind, OF_A_CHOICE, Reading};
+use crate::exec::{NodeCx, RunError};
+use crate::ops::writing::{Finished, Prompt, Task, Writing, drive_and};
+use crate::ops::{Fields, Operator, ResolveCx, Resolved, adapters, is_number, is_string};
+use crate::teacher::Teacher;
+use arrow::datatypes::DataType;
+use serde_json::{Value, json};
+use std::sync::Arc;
+
+#[derive(Debug)]
+pub struct Evaluate {
+    pub(super) writing: Writing,
+    prompt: Prompt,
+    judge: Arc<Judge>,
+    k: Vec<Spanned<u32>>,
+    seed: Option<u64>,
+}
+
+impl Evaluate {
+    pub fn build(fields: &Fields, diagnostics: &mut Diagnostics) -> Option<Self> {
+        let mut task = asked::task(fields, diagnostics)?;
+        if let Some(gold) = fields.opt_str("gold") {
+            task.gold = gold;
+        }
+        if let Some(format) = fields.opt_str("format") {
+            task.raw = format.value == "text";
+        }
+        let writing = Writing::read(fields, diagnostics)?.choosing().marked(&task.asked.marker).in_raw_text(task.raw);
+        let writing = writing.settled(|settings, own_length| {
+            settings.temperature.get_or_insert(0.0);
+            if let Kind::Generate(generate) = &task.kind {
+                if let Some(most) = generate.max_tokens.filter(|_| !own_length) {
+                    settings.max_tokens = most;
+                }
+                if settings.stop.is_empty() {
+                    settings.stop.clone_from(&generate.stop);
+                }
+            }
+        });
+        let k = numbers(fields, "k");
+        let mut sound = true;
+        for k in k.iter().filter(|k| k.value > writing.samples) {
+            let message = format!("pass@{} is not known from {} answers to a question", k.value, writing.samples);
+            diagnostics.push(
+                Diagnostic::error("out-of-range", message)
+                    .at(k.span, format!("needs {} samples or more", k.value))
+                    .help(format!("draw more: `samples={}`", k.value)),
+            );
+            sound = false;
+        }
+        if matches!(task.kind, Kind::Choice(_)) {
+            sound &= check_choice(fields, &writing, diagnostics);
+        }
+        let prompt = Prompt::Task(task.asked.template.clone());
+        let judge = Arc::new(Judge { task, k: k.iter().map(|k| k.value).collect() });
+        let seed = fields.opt_int("seed").and_then(|s| u64::try_from(s.value).ok());
+        sound.then_some(Self { writing, prompt, judge, k, seed })
+    }
+
+    fn check_columns(&self, cx: &mut ResolveCx<'_>) -> Option<()> {
+        let input = cx.input("from");
+        let value = |t: &DataType| is_string(t) || is_number(t) || is_list(t);
+        let task = &self.judge.task;
+        let span = task.gold.span;
+        let mut sound = cx.need_column(input, &task.gold.value, "a string, a number or a list", value, span).is_some();
+        let mut need = |names: &mut dyn Iterator<Item = &String>| {
+            for name in names {
+                sound &= cx.need_column(input, name, "a string, a number or a list", value, span).is_some();
+            }
+        };
+        match &task.kind {
+            Kind::Generate(generate) => {
+                if matches!(generate.reading, Reading::Option) {
+                    need(&mut generate.options.iter().filter(|name| !OPTIONS.contains(&name.as_str())));
+                }
+                need(&mut generate.wrong.iter());
+            }
+            Kind::Choice(choices) => {
+                need(&mut choices.columns.iter());
+                let of_row = |name: &&String| !OF_A_CHOICE.contains(&name.as_str());
+                need(&mut choices.continuation.inputs.iter().map(|i| &i.name).filter(of_row));
+            }
+        }
+        sound.then_some(())
+    }
+
+    /// What the operator gives the prompt itself.
+    fn own(&self) -> &'static [&'static str] {
+        match self.judge.task.kind {
+            Kind::Generate(_) => &[],
+            Kind::Choice(_) => OF_A_CHOICE,
+        }
+    }
+
+    fn teacher(&self, cx: &NodeCx) -> Result<Arc<dyn Teacher>, RunError> {
+        match (&self.judge.task.kind, self.writing.own_model()) {
+            (Kind::Choice(_), Some(model)) => Ok(Arc::new(Scorer::new(adapters::lane(cx, &model.value)?)?)),
+            _ => self.writing.teacher(cx),
+        }
+    }
+}
+
+/// Nothing is written for a multiple choice, and likelihoods are a model's.
+fn check_choice(fields: &Fields, writing: &Writing, diagnostics: &mut Diagnostics) -> bool {
+    let before = diagnostics.0.len();
+    for name in ["samples", "temperature", "top-p", "top-k", "max-tokens", "stop", "seed"] {
+        if let Some(field) = fields.get(name).filter(|f| f.span != fields.span) {
+            let error = Diagnostic::error("meaningless-field", format!("`{name}` is for answers that are written"));
+            diagnostics.push(error.at(field.span, "not read").and(fields.span_of("task"), "a multiple choice"));
+        }
+    }
+    if writing.own_model().is_none() {
+        diagnostics.push(
+            Diagnostic::error(
+                "choices-need-model",
+                "a multiple choice needs the likelihoods of a model of the pipeline",
+            )
+            .at(fields.span_of("teacher"), "gives texts and no likelihoods")
+            .help("name the model: `model=\"...\"`"),
+        );
+    }
+    diagnostics.0.len() == before
+}
+
+fn numbers(fields: &Fields, name: &str) -> Vec<Spanned<u32>> {
+    let written = fields.get(name).map_or(&[][..], |list| match &list.value {
+        crate::ops::Value::List(items) => items,
+        other => panic!("field `{name}` is {other:?}, not a list"),
+    });
+    let number = |item: &Spanned<crate::ops::Value>| match item.value {
+        crate::ops::Value::Int(n) => u32::try_from(n).ok().map(|n| Spanned::new(n, item.span)),
+        _ => None,
+    };
+    let numbers: Vec<_> = written.iter().filter_map(number).collect();
+    if numbers.is_empty() { vec![Spanned::new(1, fields.span)] } else { numbers }
+}
+
+impl Operator for Evaluate {
+    fn canonical(&self) -> Value {
+        json!({
+            "writing": self.writing.canonical(),
+            "task": self.judge.task.canonical(),
+            "k": self.judge.k,
+            "seed": self.seed,
+        })
+    }
+
+    fn resolve(&self, cx: &mut ResolveCx<'_>) -> Option<Resolved> {
+        let columns = self.check_columns(cx);
+        let mut resolved = self.writing.resolve(cx, &[(&self.prompt, self.own())], self.judge.columns())?;
+        let input = cx.input("from");
+        let k_span = self.k.first().map_or(cx.span, |k| k.span);
+        resolved.outputs.push(cx.widened(input, self.judge.counted(), k_span)?);
+        resolved.estimate.rows = input.estimate.rows.map(|rows| rows.saturating_mul(self.writing.samples.into()));
+        resolved.seeded &= self.seed.is_none();
+        columns.map(|()| resolved)
+    }
+
+    fn run(&self, cx: &NodeCx) -> Result<(), RunError> {
+        let prompt = self.writing.bind(&self.prompt, self.own(), cx)?.seeded(self.seed);
+        let judge = self.judge.clone();
+        let judged = move |rows: Vec<Finished>| Ok(rows.into_iter().map(|row| judge.finish(row)).collect());
+        drive_and(
+            cx,
+            self.teacher(cx)?,
+            &|row| {
+                let task: Task<'_> = match &self.judge.task.kind {
+                    Kind::Generate(generate) => {
+                        self.judge.gold(generate, row)?;
+                        Box::new(Answers { writing: &self.writing, prompt: &prompt, row: row.clone() })
+                    }
+                    Kind::Choice(choices) => Box::new(Choosing::new(&self.judge, choices, &prompt, row)?),
+                };
+                Ok(vec![task])
+            },
+            Box::new(judged),
+        )
+    }
+}
