@@ -224,7 +224,7 @@ pub static TASK: NodeSpec = NodeSpec {
             "extract",
             FieldKind::Choice(super::tasks::READINGS),
             "What of an output is the answer: the first `number` after the marker, a number in a box (`boxed`), one of five \
-             options after the marker (`option`), what `pattern` finds (`regex`), all that follows the marker (`marked`), or \
+             options after the marker (`option`), a program after it that the row's tests judge (`code`), what `pattern` finds (`regex`), all that follows the marker (`marked`), or \
              the whole `text`",
         )
         .default(Default::Str("text")),

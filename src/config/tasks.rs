@@ -25,6 +25,8 @@ pub const BUILT_IN: &[(&str, &str)] = files![
     "gsm8k",
     "math-algebra",
     "ecqa",
+    "mbpp",
+    "humaneval",
     "triviaqa",
     "truthfulqa-generation",
     "bbh",
@@ -57,7 +59,7 @@ fn built_in(name: &str, text: &str) -> Task {
 }
 
 /// How an answer is read.
-pub const READINGS: &[&str] = &["number", "boxed", "option", "regex", "marked", "text"];
+pub const READINGS: &[&str] = &["number", "boxed", "option", "code", "regex", "marked", "text"];
 /// When it is right.
 pub const MATCHES: &[&str] = &["numeric", "option", "exact", "contains"];
 
@@ -182,6 +184,7 @@ impl Decoder<'_> {
             "number" => Reading::Number(Extractor::Marker),
             "boxed" => Reading::Number(Extractor::Boxed),
             "option" => Reading::Option,
+            "code" => Reading::Code,
             "marked" => Reading::Marked,
             "regex" => match pattern {
                 Some(pattern) => Reading::Regex(pattern),
@@ -204,6 +207,7 @@ impl Decoder<'_> {
             (Some("contains"), _) => Match::Contains,
             (_, Reading::Number(_)) => Match::Numeric,
             (_, Reading::Option) => Match::Option,
+            (_, Reading::Code) => Match::Tests,
             _ => Match::Exact,
         };
         if (matching == Match::Option) != matches!(reading, Reading::Option) {
@@ -214,8 +218,13 @@ impl Decoder<'_> {
                     .help("drop `match`, or take another one of the two"),
             );
         }
-        if matches!(matching, Match::Numeric | Match::Option) {
-            self.meaningless("ignore", "is for texts, and this task compares numbers or options");
+        if matches!(reading, Reading::Code) {
+            for name in ["match", "gold", "gold-pattern", "metric", "wrong"] {
+                self.meaningless(name, "is not for code, which is judged by its tests");
+            }
+        }
+        if matches!(matching, Match::Numeric | Match::Option | Match::Tests) {
+            self.meaningless("ignore", "is for texts, and this task compares none");
         }
         let options = strings(fields, "options");
         if !matches!(reading, Reading::Option) {

@@ -2,6 +2,7 @@
 
 use super::{Generate, Match, Reading, Task};
 use crate::eval::answer::{self, Answer, Checker, Fault};
+use crate::eval::code;
 use serde_json::Value;
 use std::fmt;
 
@@ -56,7 +57,7 @@ impl Generate {
             let cell = self.taken_out(column, cell)?;
             match self.matching {
                 Match::Numeric | Match::Option => answers.push(checker.gold_of(column, cell, options)?),
-                Match::Exact | Match::Contains => texts.push(match cell {
+                Match::Exact | Match::Contains | Match::Tests => texts.push(match cell {
                     Value::Null => return Err(("null-value", format!("`{column}` is null"))),
                     Value::String(text) => text,
                     other => other.to_string(),
@@ -95,6 +96,7 @@ impl Generate {
         let text = match &self.reading {
             Reading::Number(_) | Reading::Option => return checker.read(output, options).map(Reply::Answer),
             Reading::Regex(pattern) => pattern.find(output).ok_or(Fault::Unreadable)?,
+            Reading::Code => return code::read(output, &checker.marker).map(Reply::Text),
             Reading::Marked => answer::after_marker(output, &checker.marker).ok_or(Fault::Unmarked)?.trim(),
             Reading::Text => output.trim(),
         };

@@ -85,6 +85,8 @@ pub enum Reading {
     Number(Extractor),
     /// One of five options, behind the marker.
     Option,
+    /// A program, behind the marker or in fences.
+    Code,
     /// What a regular expression finds.
     Regex(Pattern),
     /// What follows the last marker.
@@ -109,6 +111,8 @@ pub enum Match {
     Numeric,
     /// The same option.
     Option,
+    /// It passes the row's tests.
+    Tests,
     /// The same text.
     Exact,
     /// The right answer's text stands in it.
@@ -177,6 +181,11 @@ impl Generate {
         })
     }
 
+    /// Whether answers are programs, which tests judge.
+    pub fn is_code(&self) -> bool {
+        matches!(self.reading, Reading::Code)
+    }
+
     /// The checker behind the readings of numbers and options.
     pub fn checker(&self, marker: &str) -> Checker {
         use crate::eval::answer::Task::{Ecqa, Math};
@@ -194,6 +203,7 @@ impl Reading {
         match self {
             Self::Number(extractor) => json!(format!("number {extractor:?}")),
             Self::Option => json!("option"),
+            Self::Code => json!("code"),
             Self::Regex(pattern) => pattern.canonical(),
             Self::Marked => json!("marked"),
             Self::Text => json!("text"),

@@ -2,8 +2,10 @@
 
 use super::pass::pass_at;
 use crate::eval::answer::Fault;
+use crate::eval::code::{CodeChecker, CodeProblem, TestColumns};
 use crate::eval::rouge::best_rouge_l;
 use crate::eval::task::{Choices, Generate, Gold, Judged, Kind, Task, choose};
+use crate::exec::RunError;
 use crate::ops::writing::{Cell, Finished, InRow, NewRow};
 use crate::teacher::Failure;
 use arrow::datatypes::{DataType, Field};
@@ -29,6 +31,7 @@ impl Judge {
                 columns.push(Field::new("output_tokens", DataType::Int64, false));
                 columns.push(text("finish", false));
                 columns.extend(verdict);
+                columns.extend(generate.is_code().then(|| text("detail", true)));
                 columns.extend(generate.rouge.then(|| float("rouge_l")));
                 columns.extend(generate.wrong.as_ref().map(|_| float("rouge_l_difference")));
             }
@@ -62,15 +65,60 @@ impl Judge {
         row
     }
 
+    pub fn marker(&self) -> &str {
+        &self.task.asked.marker
+    }
+
+    /// The same for programs: those of all questions are run side by side.
+    pub fn finish_code(
+        &self,
+        mut questions: Vec<Finished>,
+        checker: &CodeChecker,
+        columns: &TestColumns,
+        stop: &(dyn Fn() -> bool + Sync),
+    ) -> Result<Vec<Finished>, RunError> {
+        let problems: Vec<_> = questions.iter().map(|question| problem(columns, &question.row)).collect();
+        let mut programs = Vec::new();
+        for (question, problem) in questions.iter().zip(&problems) {
+            if let (Ok(answers), Ok(problem)) = (&question.outcome, problem) {
+                programs.extend(answers.iter().map(|answer| (output(answer), problem)));
+            }
+        }
+        let mut verdicts = checker.check_all(&programs, stop)?.into_iter();
+        drop(programs);
+        for (question, problem) in questions.iter_mut().zip(problems) {
+            let Ok(answers) = &mut question.outcome else { continue };
+            if let Err(failure) = problem {
+                question.outcome = Err(failure);
+                continue;
+            }
+            let mut right = 0;
+            for answer in answers.iter_mut() {
+                let verdict = verdicts.next().unwrap_or_default();
+                right += u32::from(verdict.correct());
+                let judged = Judged { correct: verdict.correct(), extracted: verdict.extracted, why: verdict.why };
+                answer.cells.extend(cells(&judged));
+                answer.cells.push(verdict.detail.map_or(Cell::Null, Cell::Text));
+            }
+            answers.push(self.count(answers.len(), right));
+        }
+        Ok(questions)
+    }
+
+    /// The row of a question.
+    fn count(&self, answers: usize, right: u32) -> NewRow {
+        let n = u32::try_from(answers).unwrap_or(u32::MAX);
+        let counts = [Cell::Int(n.into()), Cell::Int(right.into())];
+        let pass = self.k.iter().map(|k| Cell::Float(pass_at(*k, n, right)));
+        NewRow { output: 1, sample: None, cells: counts.into_iter().chain(pass).collect() }
+    }
+
     fn judged(&self, row: &InRow, mut rows: Vec<NewRow>) -> Result<Vec<NewRow>, Failure> {
         let right = match &self.task.kind {
             Kind::Generate(generate) => self.judge_written(generate, row, &mut rows)?,
             Kind::Choice(choices) => self.judge_choice(choices, row, &mut rows)?,
         };
-        let n = u32::try_from(rows.len()).unwrap_or(u32::MAX);
-        let counts = [Cell::Int(n.into()), Cell::Int(right.into())];
-        let pass = self.k.iter().map(|k| Cell::Float(pass_at(*k, n, right)));
-        rows.push(NewRow { output: 1, sample: None, cells: counts.into_iter().chain(pass).collect() });
+        rows.push(self.count(rows.len(), right));
         Ok(rows)
     }
 
@@ -81,8 +129,7 @@ impl Judge {
         let wrong = generate.wrong.as_ref().map(|column| texts(row.value(column)));
         let mut right = 0;
         for answer in rows {
-            let output = if let Some(Cell::Text(text)) = answer.cells.first() { text.clone() } else { String::new() };
-            let judged = generate.judge(&self.task.asked.marker, &output, &gold, &options);
+            let judged = generate.judge(self.marker(), output(answer).unwrap_or_default(), &gold, &options);
             right += u32::from(judged.correct);
             answer.cells.extend(cells(&judged));
             let measured = judged.extracted.unwrap_or_default();
@@ -116,6 +163,19 @@ impl Judge {
             answer.cells.extend([Cell::Bool(chosen.correct_norm), Cell::Float(chosen.mc2)]);
         }
         Ok(correct)
+    }
+}
+
+/// What a row's programs must do.
+pub fn problem(columns: &TestColumns, row: &InRow) -> Result<CodeProblem, Failure> {
+    columns.problem(|name| row.value(name)).map_err(|(reason, message)| Failure::new(reason, message))
+}
+
+/// What a model wrote.
+fn output(answer: &NewRow) -> Option<&str> {
+    match answer.cells.first() {
+        Some(Cell::Text(text)) => Some(text),
+        _ => None,
     }
 }
 

@@ -12,6 +12,7 @@ mod pass;
 mod run;
 mod scorer;
 
+use super::code::CODE;
 use super::writing::settings::{INPUTS, SAMPLES, SAMPLING, WRITER, column, count, joined};
 use super::{FieldKind, FieldSpec, Fields, OpSpec, Operator, OutputSpec};
 use crate::diag::Diagnostics;
@@ -99,7 +100,7 @@ const OWN: &[FieldSpec] = &[
 /// All but `max-tokens`, whose default is the task's.
 const DRAWING: &[FieldSpec] = &[SAMPLING[0], SAMPLING[1], SAMPLING[2], SAMPLING[4]];
 
-const PARTS: &[&[FieldSpec]] = &[WRITER, OVERRIDES, OWN, DRAWING, SAMPLES, &[column("output")]];
+const PARTS: &[&[FieldSpec]] = &[WRITER, OVERRIDES, OWN, DRAWING, SAMPLES, &[column("output")], CODE];
 const FIELDS: [FieldSpec; count(PARTS)] = joined(PARTS);
 
 fn build(fields: &Fields, diagnostics: &mut Diagnostics) -> Option<Box<dyn Operator>> {

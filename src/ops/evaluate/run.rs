@@ -3,12 +3,13 @@
 use super::asked::{self, is_list};
 use super::choices::Choosing;
 use super::generate::Answers;
-use super::judge::Judge;
+use super::judge::{self, Judge};
 use super::scorer::Scorer;
 use crate::diag::{Diagnostic, Diagnostics, Spanned};
 use crate::eval::answer::OPTIONS;
 use crate::eval::task::{Kind, OF_A_CHOICE, Reading};
 use crate::exec::{NodeCx, RunError};
+use crate::ops::code::CodeTask;
 use crate::ops::writing::{Finished, Prompt, Task, Writing, drive_and};
 use crate::ops::{Fields, Operator, ResolveCx, Resolved, adapters, is_number, is_string};
 use crate::teacher::Teacher;
@@ -23,6 +24,8 @@ pub struct Evaluate {
     judge: Arc<Judge>,
     k: Vec<Spanned<u32>>,
     seed: Option<u64>,
+    /// How programs are run, for tasks whose answers are code.
+    code: Option<CodeTask>,
 }
 
 impl Evaluate {
@@ -60,10 +63,19 @@ impl Evaluate {
         if matches!(task.kind, Kind::Choice(_)) {
             sound &= check_choice(fields, &writing, diagnostics);
         }
+        let before = diagnostics.0.len();
+        let code = match &task.kind {
+            Kind::Generate(generate) if generate.is_code() => Some(CodeTask::read(fields, "task", diagnostics)?),
+            _ => {
+                CodeTask::refuse(fields, "task", diagnostics);
+                None
+            }
+        };
+        sound &= diagnostics.0.len() == before;
         let prompt = Prompt::Task(task.asked.template.clone());
         let judge = Arc::new(Judge { task, k: k.iter().map(|k| k.value).collect() });
         let seed = fields.opt_int("seed").and_then(|s| u64::try_from(s.value).ok());
-        sound.then_some(Self { writing, prompt, judge, k, seed })
+        sound.then_some(Self { writing, prompt, judge, k, seed, code })
     }
 
     fn check_columns(&self, cx: &mut ResolveCx<'_>) -> Option<()> {
@@ -71,7 +83,9 @@ impl Evaluate {
         let value = |t: &DataType| is_string(t) || is_number(t) || is_list(t);
         let task = &self.judge.task;
         let span = task.gold.span;
-        let mut sound = cx.need_column(input, &task.gold.value, "a string, a number or a list", value, span).is_some();
+        let needs_gold = self.code.is_none();
+        let mut sound = !needs_gold
+            || cx.need_column(input, &task.gold.value, "a string, a number or a list", value, span).is_some();
         let mut need = |names: &mut dyn Iterator<Item = &String>| {
             for name in names {
                 sound &= cx.need_column(input, name, "a string, a number or a list", value, span).is_some();
@@ -151,31 +165,51 @@ impl Operator for Evaluate {
             "task": self.judge.task.canonical(),
             "k": self.judge.k,
             "seed": self.seed,
+            "code": self.code.as_ref().map(CodeTask::canonical),
         })
     }
 
     fn resolve(&self, cx: &mut ResolveCx<'_>) -> Option<Resolved> {
         let columns = self.check_columns(cx);
-        let mut resolved = self.writing.resolve(cx, &[(&self.prompt, self.own())], self.judge.columns())?;
         let input = cx.input("from");
+        let files = match &self.code {
+            Some(code) => code.resolve(input, cx),
+            None => Some(Vec::new()),
+        };
+        let mut resolved = self.writing.resolve(cx, &[(&self.prompt, self.own())], self.judge.columns())?;
         let k_span = self.k.first().map_or(cx.span, |k| k.span);
         resolved.outputs.push(cx.widened(input, self.judge.counted(), k_span)?);
         resolved.estimate.rows = input.estimate.rows.map(|rows| rows.saturating_mul(self.writing.samples.into()));
         resolved.seeded &= self.seed.is_none();
+        resolved.files.extend(files?);
         columns.map(|()| resolved)
     }
 
     fn run(&self, cx: &NodeCx) -> Result<(), RunError> {
         let prompt = self.writing.bind(&self.prompt, self.own(), cx)?.seeded(self.seed);
         let judge = self.judge.clone();
-        let judged = move |rows: Vec<Finished>| Ok(rows.into_iter().map(|row| judge.finish(row)).collect());
+        let bench = match &self.code {
+            Some(code) => {
+                code.columns(&cx.inputs()[0].schema).map(|c| Ok::<_, RunError>((code.open(judge.marker())?, c)))
+            }
+            None => None,
+        };
+        let (bench, host) = (bench.transpose()?, cx.clone());
+        let tests = bench.as_ref().map(|(_, columns)| columns.clone());
+        let judged = move |rows: Vec<Finished>| match &bench {
+            Some((checker, columns)) => judge.finish_code(rows, checker, columns, &|| host.stopping()),
+            None => Ok(rows.into_iter().map(|row| judge.finish(row)).collect()),
+        };
         drive_and(
             cx,
             self.teacher(cx)?,
             &|row| {
                 let task: Task<'_> = match &self.judge.task.kind {
                     Kind::Generate(generate) => {
-                        self.judge.gold(generate, row)?;
+                        match &tests {
+                            Some(columns) => drop(judge::problem(columns, row)?),
+                            None => drop(self.judge.gold(generate, row)?),
+                        }
                         Box::new(Answers { writing: &self.writing, prompt: &prompt, row: row.clone() })
                     }
                     Kind::Choice(choices) => Box::new(Choosing::new(&self.judge, choices, &prompt, row)?),
