@@ -24,7 +24,7 @@ impl Judge {
         let text = |name: &str, nullable| Field::new(name, DataType::Utf8, nullable);
         let float = |name: &str| Field::new(name, DataType::Float64, true);
         let verdict = [text("extracted", true), Field::new("correct", DataType::Boolean, false), text("reason", true)];
-        let mut columns = vec![text("prompt", false)];
+        let mut columns = vec![text("asked", false)];
         match &self.task.kind {
             Kind::Generate(generate) => {
                 columns.push(Field::new("sample", DataType::Int64, false));

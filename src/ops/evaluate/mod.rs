@@ -60,7 +60,7 @@ the id `<id>#<k>`. An answer that is cut off at `max-tokens` or empty is judged 
 Adds to `out` the columns
 
 - `output`, or the one that `column` names: what the model wrote;
-- `prompt`: what it was asked; of a conversation of several turns their JSON;
+- `asked`: the prompt; of a conversation of several turns their JSON;
 - `sample`: the number of the answer, from 0; `output_tokens`; `finish`: `stop`, or `length` where it was cut off;
 - `extracted`: the answer that was read; null where none can be read;
 - `correct`: whether it is right; `reason`: why it is not, as in `check-answer`.

@@ -29,7 +29,7 @@ fn answers_are_judged_and_kept_with_what_was_asked() {
     );
     assert_eq!((&rows[1]["reason"], &rows[1]["finish"]), (&"wrong".into(), &"length".into()));
     assert_eq!((&rows[2]["reason"], &rows[2]["extracted"]), (&"empty".into(), &().into()));
-    assert_eq!(rows[1]["prompt"], asks[1].messages[0].1.as_str());
+    assert_eq!(rows[1]["asked"], asks[1].messages[0].1.as_str());
     let questions = rows_json(&ran.rows[1]);
     let counts: Vec<_> =
         questions.iter().map(|q| (q["n"].as_i64(), q["c"].as_i64(), q["pass_at_1"].as_f64())).collect();
