@@ -4,7 +4,7 @@ use super::common::{Compiler, say};
 use super::store::print_error;
 use crate::config;
 use crate::exec::{RUN_FILE, RUN_FORMAT, RunError, RunInfo, RunReport};
-use crate::report::html::{self, Options};
+use crate::report::html::{self, Options, Speeds};
 use crate::store::{Store, io_error, write_atomically};
 use std::path::{Path, PathBuf};
 
@@ -54,7 +54,8 @@ pub fn run(args: Args) -> u8 {
     let to_stdout = args.output.as_deref() == Some(Path::new("-"));
     let output = args.output.clone().unwrap_or_else(|| folder.join(PAGE));
     let in_run_folder = !to_stdout && lies_in(&output, &folder);
-    let page = html::page(&info, store.as_ref(), &Options { samples: args.samples as usize, in_run_folder });
+    let options = Options { samples: args.samples as usize, in_run_folder, speeds: Speeds::read(&folder) };
+    let page = html::page(&info, store.as_ref(), &options);
     if args.json {
         println!("{}", serde_json::to_string_pretty(&page).expect("a page has string keys only"));
         return super::DONE;
@@ -84,7 +85,8 @@ pub fn run(args: Args) -> u8 {
 /// ended.
 pub fn after_run(report: &RunReport, quiet: bool) {
     let written = read(&report.out).and_then(|info| {
-        let page = html::page(&info, store(&info, None)?.as_ref(), &Options::default());
+        let options = Options { speeds: Speeds::read(&report.out), ..Options::default() };
+        let page = html::page(&info, store(&info, None)?.as_ref(), &options);
         let output = report.out.join(PAGE);
         write_atomically(&output, html::render(&page)?.as_bytes()).map(|()| output)
     });

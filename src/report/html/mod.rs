@@ -9,6 +9,7 @@ mod results;
 mod rows;
 mod run;
 mod setup;
+mod speed;
 #[cfg(test)]
 mod tests;
 mod text;
@@ -24,6 +25,7 @@ use minijinja::value::Serde;
 use minijinja::{AutoEscape, Environment, UndefinedBehavior};
 use model::{Fact, Link, Outcome, Page, Problem};
 use run::{Run, State, group_anchor};
+pub use speed::Speeds;
 use text::{clean, cut, percent};
 
 /// How much is on the page, and where it will lie.
@@ -33,11 +35,13 @@ pub struct Options {
     pub samples: usize,
     /// The page lies in the run folder, so that it can lead to the files beside it.
     pub in_run_folder: bool,
+    /// How fast nodes went.
+    pub speeds: Speeds,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { samples: 3, in_run_folder: true }
+        Self { samples: 3, in_run_folder: true, speeds: Speeds::default() }
     }
 }
 
@@ -66,7 +70,7 @@ pub fn page(info: &RunInfo, store: Option<&Store>, options: &Options) -> Page {
         graph_svg,
         graph_note,
         results: results::results(&run, link),
-        curves: results::curves(&run),
+        curves: results::curves(&run, &options.speeds),
         groups: nodes::groups(&run, samples),
         quarantine: setup::quarantine(&run),
         files: setup::files(&run, link),

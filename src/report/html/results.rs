@@ -2,6 +2,7 @@
 
 use super::model::{Link, Picture, Shown};
 use super::run::{Run, unreadable};
+use super::speed::Speeds;
 use super::text::{clean, cut, percent, table};
 use crate::exec::RunError;
 use crate::ops::rows::cell_json;
@@ -107,7 +108,7 @@ fn picture(kind: &str, bytes: &[u8], alt: &str) -> Picture {
 }
 
 /// Curves of every node that gives a `log` with a row for each step.
-pub fn curves(run: &Run<'_>) -> Vec<Shown> {
+pub fn curves(run: &Run<'_>, speeds: &Speeds) -> Vec<Shown> {
     let mut all: Vec<Shown> = Vec::new();
     for (base, instances) in &run.groups {
         let mut logs = Vec::new();
@@ -127,7 +128,7 @@ pub fn curves(run: &Run<'_>) -> Vec<Shown> {
             node: base.clone(),
             anchor: run.anchor(instances[0]),
             title: base.clone(),
-            pictures: charts(&logs),
+            pictures: charts(&logs).into_iter().chain(speed(&logs, speeds)).collect(),
             printed: note,
             ..Shown::default()
         });
@@ -156,7 +157,16 @@ fn charts(logs: &[(String, RecordBatch)]) -> Vec<Picture> {
 }
 
 fn chart(column: &str, logs: &[(String, RecordBatch)]) -> Option<Picture> {
-    let curves: Vec<Vec<Point>> = logs.iter().map(|(_, batch)| points(batch, column)).collect();
+    drawn(column, logs, logs.iter().map(|(_, batch)| points(batch, column)).collect())
+}
+
+/// How fast the nodes of these logs went in this run; nothing of those that were cached.
+fn speed(logs: &[(String, RecordBatch)], speeds: &Speeds) -> Option<Picture> {
+    drawn("tokens per second", logs, logs.iter().map(|(name, _)| speeds.of_node(name).to_vec()).collect())
+}
+
+/// A chart of a curve for each log.
+fn drawn(title: &str, logs: &[(String, RecordBatch)], curves: Vec<Vec<Point>>) -> Option<Picture> {
     let most = curves.iter().map(Vec::len).max().unwrap_or(0);
     if most == 0 {
         return None;
@@ -166,7 +176,7 @@ fn chart(column: &str, logs: &[(String, RecordBatch)]) -> Option<Picture> {
     let series = if logs.len() > 1 { logs.iter().map(|(name, _)| name.clone()).collect() } else { Vec::new() };
     let note = format!("Of {} steps, the least and the greatest value of every few are drawn.", number(most as u64));
     let chart = Chart {
-        title: Some(column.to_string()),
+        title: Some(title.to_string()),
         x_label: STEP.into(),
         y_label: String::new(),
         x_scale: ScaleKind::Linear,
@@ -177,7 +187,7 @@ fn chart(column: &str, logs: &[(String, RecordBatch)]) -> Option<Picture> {
         marks: Marks::Curves(points),
         notes: if thinned { vec![note] } else { Vec::new() },
     };
-    Some(picture("image/svg+xml", chart.svg().as_bytes(), &format!("{column} by step")))
+    Some(picture("image/svg+xml", chart.svg().as_bytes(), &format!("{title} by step")))
 }
 
 /// The finite values of a column by step.
