@@ -348,7 +348,11 @@ pub static COMMON: &[FieldSpec] = &[
         FieldKind::Float { min: 0.0, max: 1.0 },
         "Share of the node's rows that may go to quarantine, instead of the run's",
     ),
-    FieldSpec::new("unused", FieldKind::Choice(&["ok"]), "`unused=\"ok\"`: nobody need read the node's output"),
+    FieldSpec::new(
+        "unused",
+        FieldKind::Choice(&["ok", "skip"]),
+        "what becomes of a node that nobody reads: `ok` runs it, `skip` leaves it out, where a parameter chooses who is read",
+    ),
 ];
 
 /// `doc` of an operator node.

@@ -71,6 +71,15 @@ pub struct ModelDecl {
     pub span: Span,
 }
 
+/// What becomes of a node that nobody reads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unused {
+    /// It runs: its rows are wanted in the store.
+    Run,
+    /// It is left out, with what only it reads.
+    Skip,
+}
+
 impl ModelDecl {
     /// Whose weights it has, whatever it is called and in whatever number format it computes.
     pub fn weights(&self) -> String {
@@ -138,8 +147,8 @@ pub struct NodeDecl {
     pub inputs: Vec<InputDecl>,
     /// This node's own `tolerance`, if it has one.
     pub tolerance: Option<f64>,
-    /// `unused="ok"`: nobody need read its outputs.
-    pub unused_ok: bool,
+    /// What becomes of it when nobody reads its outputs; otherwise that is an error.
+    pub unused: Option<Unused>,
     pub doc: Option<String>,
     /// The node's name in the file.
     pub name_span: Span,

@@ -6,7 +6,7 @@ use super::language::{COMMON, DOC};
 use super::matrix::Matrix;
 use super::reader::{NodeReader, Written};
 use super::scope::{Declared, Scope, Used, is_name};
-use super::{InputDecl, ModelDecl, NodeDecl, Param, TeacherDecl};
+use super::{InputDecl, ModelDecl, NodeDecl, Param, TeacherDecl, Unused};
 use crate::diag::{Diagnostic, Diagnostics, Span, Spanned};
 use crate::eval::task::Task;
 use crate::ops::{Arity, Fields, InputSpec, OpSpec, Value, did_you_mean, list};
@@ -194,7 +194,7 @@ impl WrittenNode<'_> {
             fields: fields?,
             inputs: inputs?,
             tolerance: common.opt_float("tolerance").map(|t| t.value),
-            unused_ok: common.get("unused").is_some(),
+            unused: common.opt_str("unused").map(|u| if u.value == "skip" { Unused::Skip } else { Unused::Run }),
             doc: doc?.opt_str("doc").map(|d| d.value),
             name_span: self.name.span,
             span: head,

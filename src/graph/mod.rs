@@ -8,7 +8,7 @@ mod cycles;
 pub mod draw;
 mod unused;
 
-use crate::config::{NodeDecl, Pipeline};
+use crate::config::{NodeDecl, Pipeline, Unused};
 use crate::diag::{Diagnostics, Span};
 use petgraph::Direction;
 use petgraph::graph::{DiGraph, NodeIndex};
@@ -59,7 +59,7 @@ impl Graph {
     /// Whether a node's results go to the user, or the file says that nobody need read them.
     pub fn is_root(&self, index: NodeIndex) -> bool {
         let decl = self.decl(index);
-        decl.op.sink || decl.unused_ok
+        decl.op.sink || decl.unused == Some(Unused::Run)
     }
 }
 

@@ -2,6 +2,7 @@
 
 use super::Graph;
 use super::bind::ReadNames;
+use crate::config::Unused;
 use crate::diag::{Diagnostic, Diagnostics, Span};
 use crate::ops::list;
 use indexmap::IndexMap;
@@ -14,7 +15,8 @@ pub(super) fn report(graph: &Graph, read: &ReadNames, diagnostics: &mut Diagnost
     let mut seen: HashSet<&str> = HashSet::new();
     for node in graph.graph.node_indices() {
         let decl = graph.decl(node);
-        if graph.is_root(node) || read.contains(&decl.name.base) || !seen.insert(&decl.name.base) {
+        let meant = graph.is_root(node) || decl.unused == Some(Unused::Skip);
+        if meant || read.contains(&decl.name.base) || !seen.insert(&decl.name.base) {
             continue;
         }
         let outputs: Vec<&str> = decl.op.outputs.iter().map(|o| o.name).collect();
@@ -43,7 +45,7 @@ pub(super) fn prune(graph: &mut Graph, diagnostics: &mut Diagnostics) {
     for node in graph.graph.node_indices() {
         let decl = graph.decl(node);
         let read = graph.graph.neighbors_directed(node, Direction::Outgoing).next().is_some();
-        if !needed.contains(&node) && !read {
+        if !needed.contains(&node) && !read && decl.unused != Some(Unused::Skip) {
             let name = decl.name.to_string();
             unread.entry(&decl.name.base).or_insert_with(|| (decl.name_span, Vec::new())).1.push(name);
         }
@@ -78,4 +80,37 @@ fn needed(graph: &Graph) -> HashSet<NodeIndex> {
         }
     }
     needed
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::diag::{Diagnostics, Sources, render};
+
+    /// Names of the nodes that would run, and what is said.
+    fn ran(unused: &str, read: &str) -> (Vec<String>, String) {
+        let text = format!(
+            r#"
+            param "from" type="string" default="{read}"
+            load "a" path="a.jsonl" {unused} {{ columns {{ t "string" }} }}
+            load "source" path="b.jsonl" {{ columns {{ t "string" }} }}
+            select "b" from="source" {unused} {{ columns "t" }}
+            write "out" from="${{from}}" path="out.jsonl"
+            "#
+        );
+        let (mut sources, mut diagnostics) = (Sources::new(), Diagnostics::new());
+        let pipeline = crate::config::load_text("p.kdl", &text, &[], &mut sources, &mut diagnostics).unwrap();
+        let graph = crate::graph::build(pipeline, &mut diagnostics).unwrap();
+        let names = graph.order.iter().map(|node| graph.decl(*node).name.to_string()).collect();
+        (names, render(&diagnostics, &sources, false))
+    }
+
+    #[test]
+    fn a_parameter_may_choose_who_is_read() {
+        let (_, said) = ran("", "a");
+        assert!(said.contains("unused-node") && said.contains("`b`"), "{said}");
+        assert_eq!(ran("unused=\"skip\"", "a"), (vec!["a".into(), "out".into()], String::new()));
+        assert_eq!(ran("unused=\"skip\"", "b"), (vec!["source".into(), "b".into(), "out".into()], String::new()));
+        let (all, said) = ran("unused=\"ok\"", "a");
+        assert_eq!((all.len(), said.as_str()), (4, ""));
+    }
 }
