@@ -7,6 +7,7 @@ mod checks;
 mod common;
 mod damage;
 mod documents;
+mod evaluation;
 // Unit tests use the rest of it.
 #[allow(dead_code)]
 mod faults;

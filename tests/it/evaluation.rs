@@ -1,0 +1,223 @@
+//! Evaluation through the binary: verdicts, samples, choices, kills.
+
+use super::common::{Sandbox, until};
+use super::tiny;
+use serde_json::{Value, json};
+
+fn rows(s: &Sandbox, path: &str) -> Vec<Value> {
+    let text = String::from_utf8(s.read(path)).expect("UTF-8");
+    text.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect()
+}
+
+fn column<'a>(rows: &'a [Value], name: &str) -> Vec<&'a Value> {
+    rows.iter().map(|row| &row[name]).collect()
+}
+
+/// What a recorded teacher wrote is read and judged as the task says.
+#[test]
+fn recorded_answers_are_judged() {
+    let s = Sandbox::new();
+    let test = [
+        json!({"id": "a", "country": "France", "capital": "Paris"}),
+        json!({"id": "b", "country": "Peru", "capital": "Lima"}),
+        json!({"id": "c", "country": "Chad", "capital": "N'Djamena"}),
+        json!({"id": "d", "country": "Fiji", "capital": "Suva"}),
+    ];
+    let answers = [
+        json!({"country": "France", "response": "It is old. Final Answer: paris."}),
+        json!({"country": "Peru", "response": "Final Answer: Cusco"}),
+        json!({"country": "Chad", "response": "N'Djamena, I think"}),
+        json!({"country": "Fiji", "response": "Final Answer: Nadi. No: Final Answer: Suva"}),
+    ];
+    let lines = |rows: &[Value]| rows.iter().map(|row| format!("{row}\n")).collect::<String>();
+    s.write("test.jsonl", lines(&test));
+    s.write("answers.jsonl", lines(&answers));
+    s.write(
+        "p.kdl",
+        r#"
+        pipeline "p"
+        task "capitals" kind="generate" {
+            prompt "What is the capital of {{ country }}?"
+            request "Say it after '{{ marker }}'"
+            extract "marked"
+            gold "capital"
+            ignore "case" "punctuation"
+        }
+        teacher "recorded" kind="replay" path="answers.jsonl" on="country"
+        load "test" path="test.jsonl"
+        evaluate "tested" from="test" teacher="recorded" task="capitals"
+        write "answers" from="tested" path="answers.jsonl"
+        write "questions" from="tested.questions" path="questions.jsonl"
+        "#,
+    );
+    s.run(&["run", "p.kdl"]).exits(0);
+    let found = rows(&s, "runs/p/answers.jsonl");
+    assert_eq!(column(&found, "correct"), [true, false, false, true], "{found:#?}");
+    assert_eq!(column(&found, "reason"), [&Value::Null, &json!("wrong"), &json!("unmarked"), &Value::Null]);
+    let asked = found[0]["asked"].as_str().expect("what was asked");
+    assert_eq!(asked, "What is the capital of France?\n\nSay it after 'Final Answer:'");
+    let questions = rows(&s, "runs/p/questions.jsonl");
+    assert_eq!(column(&questions, "pass_at_1"), [1.0, 0.0, 0.0, 1.0]);
+}
+
+/// The human solutions, as a teacher that was recorded: the set comes from its package, by the product itself.
+#[cfg(target_os = "linux")]
+#[test]
+fn the_solutions_of_humaneval_pass_as_answers() {
+    let s = Sandbox::new();
+    s.write(
+        "p.kdl",
+        r#"
+        pipeline "p"
+        teacher "people" kind="replay" dataset="humaneval" split="test" on="question"
+        load "test" dataset="humaneval" split="test"
+        evaluate "tested" from="test" teacher="people" task="humaneval"
+        write "answers" from="tested" path="answers.jsonl"
+        "#,
+    );
+    // The cache of the user, so that the package is fetched once.
+    let ran = s.command(&["run", "p.kdl"]).env_remove("IDIOLECT_CACHE").output().expect("the binary starts");
+    super::common::Ran::from(ran).exits(0);
+    let found = rows(&s, "runs/p/answers.jsonl");
+    let wrong: Vec<&Value> = found.iter().filter(|row| row["correct"] != true).collect();
+    assert!(found.len() == 164 && wrong.is_empty(), "{wrong:#?}");
+}
+
+const TRAINED: &str = r#"
+pipeline "p" seed=1 { doc "An adapter, and what it answers" }
+param "samples" type="int" default=3
+model "tiny" path="tiny"
+load "rows" path="rows.jsonl"
+load "test" path="test.jsonl"
+task-prompt "prompted" from="rows" task="gsm8k"
+lora-train "tuned" from="prompted" model="tiny" question="prompt" {
+    targets "all-linear"
+    learning-rate 0.02
+    batch 4
+    epochs 4
+}
+evaluate "tested" from="test" model="tiny" adapter="tuned" task="gsm8k" max-tokens=40 {
+    temperature 0.8
+    samples "${samples}"
+    seed 3
+    k 1 2
+}
+evaluate "untrained" from="test" model="tiny" task="gsm8k" max-tokens=40
+write "answers" from="tested" path="answers.jsonl"
+write "questions" from="tested.questions" path="questions.jsonl"
+write "untrained-answers" from="untrained" path="untrained.jsonl"
+"#;
+
+fn trained(tests: usize) -> Sandbox {
+    let s = Sandbox::new();
+    tiny::write(&s, "tiny");
+    let row = |name: &str, i: usize| json!({"id": format!("{name}-{i}"), "question": format!("What is {i} + 0?"), "response": "Final Answer: 7"});
+    let lines = |name: &str, count: usize| (0..count).map(|i| format!("{}\n", row(name, i))).collect::<String>();
+    s.write("rows.jsonl", lines("row", 12));
+    s.write("test.jsonl", lines("test", tests));
+    s.write("p.kdl", TRAINED);
+    s
+}
+
+/// An adapter learns the one answer that there is, and says it where the untrained model does not.
+#[test]
+fn an_adapter_is_evaluated_sample_by_sample() {
+    let s = trained(5);
+    s.run(&["run", "p.kdl"]).exits(0);
+    let (answers, questions) = (rows(&s, "runs/p/answers.jsonl"), rows(&s, "runs/p/questions.jsonl"));
+    assert_eq!((answers.len(), questions.len()), (15, 5));
+    assert_eq!(answers[4]["id"], "test-1#1");
+    assert_eq!(answers[4]["sample"], 1);
+    let right = answers.iter().filter(|row| row["correct"] == true).count();
+    assert!(right >= 8, "{right} of 15: {answers:#?}");
+    assert!(rows(&s, "runs/p/untrained.jsonl").iter().all(|row| row["correct"] == false));
+    for (question, own) in questions.iter().zip(answers.chunks(3)) {
+        let c = own.iter().filter(|row| row["correct"] == true).count();
+        assert_eq!((question["n"].as_u64(), question["c"].as_u64()), (Some(3), Some(c as u64)));
+        // 1 - C(3 - c, 2) / C(3, 2)
+        let two = 1.0 - [3.0, 1.0, 0.0, 0.0][c] / 3.0;
+        assert!((question["pass_at_2"].as_f64().unwrap() - two).abs() < 1e-12, "{question}");
+    }
+    // More samples draw the new ones only, and the old ones stay as they were.
+    s.run(&["run", "p.kdl", "-P", "samples=4", "--out", "more"]).exits(0);
+    let more = rows(&s, "more/answers.jsonl");
+    let first: Vec<&Value> = more.iter().filter(|row| row["sample"].as_u64() < Some(3)).collect();
+    assert_eq!(first.len(), answers.len());
+    for (more, before) in first.into_iter().zip(&answers) {
+        assert_eq!((&more["id"], &more["output"]), (&before["id"], &before["output"]));
+    }
+}
+
+#[test]
+fn a_killed_evaluation_goes_on_and_ends_in_the_same_bytes() {
+    let s = trained(60);
+    s.run(&["run", "p.kdl"]).exits(0);
+    let undisturbed = s.parts(".idiolect/store");
+    std::fs::remove_dir_all(s.path(".idiolect/store")).unwrap();
+    std::fs::remove_dir_all(s.path("runs")).unwrap();
+    let mut kills = 0;
+    for wait in [0, 30, 90] {
+        let seen = journalled(&s);
+        let mut run = s.spawn(&["run", "p.kdl", "--quiet"]);
+        until("further answers or the end", || run.try_wait().unwrap().is_some() || journalled(&s) > seen);
+        std::thread::sleep(std::time::Duration::from_millis(wait));
+        let ended = run.try_wait().unwrap().is_some();
+        run.kill().unwrap();
+        run.wait().unwrap();
+        kills += u32::from(!ended);
+    }
+    assert!(kills > 0, "the run is too quick for this test");
+    s.run(&["run", "p.kdl"]).exits(0);
+    assert_eq!(s.parts(".idiolect/store"), undisturbed);
+}
+
+/// Bytes of journals.
+fn journalled(s: &Sandbox) -> u64 {
+    if s.path(".idiolect/store/journal").exists() { s.journalled().1 } else { 0 }
+}
+
+/// A choice's likelihood is what `score-ppl` says of it as a response to the same prompt.
+#[test]
+fn choices_are_judged_by_their_likelihood() {
+    let s = Sandbox::new();
+    tiny::write(&s, "tiny");
+    let choices = ["red", "a very dark blue", "green"];
+    let row = |i: usize| json!({"id": format!("q{i}"), "question": format!("Colour {i}?"), "choices": choices, "gold": i % 3});
+    s.write("test.jsonl", (0..6).map(|i| format!("{}\n", row(i))).collect::<String>());
+    let pair = |(i, c): (usize, usize)| json!({"id": format!("q{i}-{c}"), "question": format!("Colour {i}?"), "response": choices[c]});
+    let pairs = (0..6).flat_map(|i| (0..3).map(move |c| (i, c)));
+    s.write("pairs.jsonl", pairs.map(|at| format!("{}\n", pair(at))).collect::<String>());
+    s.write(
+        "p.kdl",
+        r#"
+        pipeline "p"
+        model "tiny" path="tiny"
+        task "colours" kind="multiple-choice" {
+            prompt "{{ question }}"
+            choices "choices"
+            gold "gold"
+        }
+        load "test" path="test.jsonl"
+        load "pairs" path="pairs.jsonl"
+        evaluate "tested" from="test" model="tiny" task="colours" format="chat"
+        score-ppl "scored" from="pairs" model="tiny" count-end=#false
+        write "answers" from="tested" path="answers.jsonl"
+        write "scores" from="scored" path="scores.jsonl"
+        "#,
+    );
+    s.run(&["run", "p.kdl"]).exits(0);
+    let (answers, scores) = (rows(&s, "runs/p/answers.jsonl"), rows(&s, "runs/p/scores.jsonl"));
+    assert_eq!(answers.len(), 6);
+    for (i, (answer, scores)) in answers.iter().zip(scores.chunks(3)).enumerate() {
+        let found: Vec<f64> =
+            answer["log_likelihoods"].as_array().expect("a list").iter().map(|l| l.as_f64().unwrap()).collect();
+        for (found, score) in found.iter().zip(scores) {
+            let expected = -score["nll"].as_f64().unwrap();
+            assert!((found - expected).abs() < 1e-4 * expected.abs(), "{found} {expected}");
+        }
+        let greatest = |values: Vec<f64>| (0..3).max_by(|a, b| values[*a].total_cmp(&values[*b])).unwrap();
+        assert_eq!(answer["correct"], greatest(found.clone()) == i % 3, "{answer}");
+        let normed = found.iter().zip(choices).map(|(l, c)| l / c.len() as f64).collect();
+        assert_eq!(answer["correct_norm"], greatest(normed) == i % 3, "{answer}");
+    }
+}
