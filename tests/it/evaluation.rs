@@ -172,7 +172,7 @@ fn a_killed_evaluation_goes_on_and_ends_in_the_same_bytes() {
 }
 
 /// Bytes of journals.
-fn journalled(s: &Sandbox) -> u64 {
+fn journalled(s: &Sandbox) -> usize {
     if s.path(".idiolect/store/journal").exists() { s.journalled().1 } else { 0 }
 }
 
