@@ -103,16 +103,16 @@ fn a_column_of_another_type_is_refused_before_the_run() {
     s.write(
         "p.kdl",
         "load \"rows\" path=\"rows.jsonl\"\n\
-         check-answer \"checked\" from=\"rows\" task=\"code\"\n\
+         check-answer \"checked\" from=\"rows\" task=\"prose\"\n\
          check-answer \"again\" from=\"rows\" task=\"math\"\n\
          edit-distance \"edited\" from=\"rows\" reference=\"draft\"\n\
          write \"a\" from=\"again\" path=\"a.jsonl\"\nwrite \"b\" from=\"edited\" path=\"b.jsonl\"\n\
          write \"c\" from=\"checked\" path=\"c.jsonl\"\n",
     );
-    s.run(&["run", "p.kdl"]).exits(2).says(&["unknown-choice", "expected `math` or `ecqa`"]);
+    s.run(&["run", "p.kdl"]).exits(2).says(&["unknown-choice", "expected `math`, `ecqa` or `code`"]);
     s.write(
         "p.kdl",
-        String::from_utf8(s.read("p.kdl")).expect("UTF-8").replace("\"code\"", "\"math\" gold=\"response\""),
+        String::from_utf8(s.read("p.kdl")).expect("UTF-8").replace("\"prose\"", "\"math\" gold=\"response\""),
     );
     s.run(&["run", "p.kdl"]).exits(2).says(&["column-type", "needs string or number", "`draft` is Int64"]);
 }

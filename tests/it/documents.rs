@@ -93,20 +93,41 @@ fn every_block_of_the_documentation_checks() {
     assert!(seen >= 10, "only {seen} blocks found: is the fence still ```kdl?");
 }
 
+/// What a recipe's parameter `answers` chooses between, in the names of files that it includes.
+const ANSWERS: [&str; 2] = ["released", "live"];
+
 #[test]
 fn every_recipe_checks() {
-    let mut recipes = Vec::new();
-    files(&root().join("pipelines"), "kdl", &mut recipes);
-    assert!(recipes.len() >= 3);
+    let mut all = Vec::new();
+    files(&root().join("pipelines"), "kdl", &mut all);
+    let read = |path: &PathBuf| std::fs::read_to_string(path).expect("a readable recipe");
+    let (recipes, parts): (Vec<PathBuf>, Vec<PathBuf>) =
+        all.iter().cloned().partition(|p| read(p).contains("\npipeline \""));
+    assert!(recipes.len() >= 12 && parts.len() >= 5, "{recipes:?} {parts:?}");
     let folder = tempfile::tempdir().expect("a temporary folder");
     crate::released::write(folder.path());
     let data = format!("data={}", folder.path().display());
-    for recipe in recipes {
-        let text = std::fs::read_to_string(&recipe).expect("a readable recipe");
+    for recipe in &recipes {
+        let text = read(recipe);
         // What is shared says where the released files are.
-        let shared = recipe.ends_with("common.kdl") || text.contains("include \"common.kdl\"");
-        let params = if shared { vec![data.as_str()] } else { Vec::new() };
-        let (code, _, text) = check(&recipe, &params);
-        assert_eq!(code, 0, "{} does not check:\n{text}", recipe.display());
+        let mut params = vec![Vec::new()];
+        if text.contains("include \"common.kdl\"") {
+            params = vec![vec![data.clone()]];
+        }
+        if text.contains("${answers}") {
+            params = ANSWERS.iter().map(|choice| vec![format!("answers={choice}")]).collect();
+        }
+        for params in params {
+            let params: Vec<&str> = params.iter().map(String::as_str).collect();
+            let (code, _, text) = check(recipe, &params);
+            assert_eq!(code, 0, "{} {params:?} does not check:\n{text}", recipe.display());
+        }
+    }
+    // A part is checked with the recipes that include it.
+    let texts: String = all.iter().map(read).collect();
+    let texts = ANSWERS.map(|choice| texts.replace("${answers}", choice)).concat();
+    for part in parts {
+        let name = part.file_name().expect("a name").to_string_lossy().into_owned();
+        assert!(texts.contains(&format!("include \"{name}\"")), "no recipe includes {name}");
     }
 }

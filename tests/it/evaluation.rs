@@ -87,22 +87,31 @@ const TRAINED: &str = r#"
 pipeline "p" seed=1 { doc "An adapter, and what it answers" }
 param "samples" type="int" default=3
 model "tiny" path="tiny"
+task "seven" kind="generate" {
+    prompt "{{ question }}"
+    extract "text"
+    gold "response"
+}
 load "rows" path="rows.jsonl"
 load "test" path="test.jsonl"
-task-prompt "prompted" from="rows" task="gsm8k"
+task-prompt "prompted" from="rows" task="seven"
 lora-train "tuned" from="prompted" model="tiny" question="prompt" {
     targets "all-linear"
-    learning-rate 0.02
+    rank 16
+    alpha 32
+    learning-rate 0.05
     batch 4
-    epochs 4
+    epochs 20
 }
-evaluate "tested" from="test" model="tiny" adapter="tuned" task="gsm8k" max-tokens=40 {
+evaluate "tested" from="test" model="tiny" adapter="tuned" task="seven" max-tokens=8 {
     temperature 0.8
     samples "${samples}"
     seed 3
     k 1 2
 }
-evaluate "untrained" from="test" model="tiny" task="gsm8k" max-tokens=40
+evaluate "likeliest" from="test" model="tiny" adapter="tuned" task="seven" max-tokens=8
+evaluate "untrained" from="test" model="tiny" task="seven" max-tokens=8
+write "likeliest-answers" from="likeliest" path="likeliest.jsonl"
 write "answers" from="tested" path="answers.jsonl"
 write "questions" from="tested.questions" path="questions.jsonl"
 write "untrained-answers" from="untrained" path="untrained.jsonl"
@@ -111,7 +120,7 @@ write "untrained-answers" from="untrained" path="untrained.jsonl"
 fn trained(tests: usize) -> Sandbox {
     let s = Sandbox::new();
     tiny::write(&s, "tiny");
-    let row = |name: &str, i: usize| json!({"id": format!("{name}-{i}"), "question": format!("What is {i} + 0?"), "response": "Final Answer: 7"});
+    let row = |name: &str, i: usize| json!({"id": format!("{name}-{i}"), "question": format!("What is {i} + 0?"), "response": "7"});
     let lines = |name: &str, count: usize| (0..count).map(|i| format!("{}\n", row(name, i))).collect::<String>();
     s.write("rows.jsonl", lines("row", 12));
     s.write("test.jsonl", lines("test", tests));
@@ -128,8 +137,8 @@ fn an_adapter_is_evaluated_sample_by_sample() {
     assert_eq!((answers.len(), questions.len()), (15, 5));
     assert_eq!(answers[4]["id"], "test-1#1");
     assert_eq!(answers[4]["sample"], 1);
-    let right = answers.iter().filter(|row| row["correct"] == true).count();
-    assert!(right >= 8, "{right} of 15: {answers:#?}");
+    let likeliest = rows(&s, "runs/p/likeliest.jsonl");
+    assert!(likeliest.iter().all(|row| row["correct"] == true), "{likeliest:#?}");
     assert!(rows(&s, "runs/p/untrained.jsonl").iter().all(|row| row["correct"] == false));
     for (question, own) in questions.iter().zip(answers.chunks(3)) {
         let c = own.iter().filter(|row| row["correct"] == true).count();
@@ -210,7 +219,7 @@ fn choices_are_judged_by_their_likelihood() {
     assert_eq!(answers.len(), 6);
     for (i, (answer, scores)) in answers.iter().zip(scores.chunks(3)).enumerate() {
         let found: Vec<f64> =
-            answer["log_likelihoods"].as_array().expect("a list").iter().map(|l| l.as_f64().unwrap()).collect();
+            serde_json::from_str(answer["log_likelihoods"].as_str().expect("a text")).expect("a list");
         for (found, score) in found.iter().zip(scores) {
             let expected = -score["nll"].as_f64().unwrap();
             assert!((found - expected).abs() < 1e-4 * expected.abs(), "{found} {expected}");
