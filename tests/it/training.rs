@@ -213,3 +213,18 @@ fn what_does_not_fit_into_memory_is_refused() {
     s.write("p.kdl", small.replace("rank 4", "rank 4\n    micro-batch 4"));
     s.run(&["run", "p.kdl"]).exits(1).says(&["out-of-memory", "`micro-batch`", "`checkpointing #true`"]);
 }
+
+/// Without rows there is nothing to learn: an error, or where that is wanted an adapter that changes nothing.
+#[test]
+fn nothing_to_train_on_is_told() {
+    let s = sandbox(4);
+    let none = "filter \"none\" from=\"rows\" where=\"LENGTH(question) > 1000\"\nlora-train \"tuned\" from=\"none\"";
+    let text = PIPELINE.replace("lora-train \"tuned\" from=\"rows\"", none);
+    s.write("p.kdl", &text);
+    s.run(&["run", "p.kdl"]).exits(1).says(&["no-rows", "on-empty=\"untrained\""]);
+    let plain = "score-ppl \"plain\" from=\"held-out\" model=\"tiny\"\nwrite \"plain-scores\" from=\"plain\" path=\"plain.jsonl\"\n";
+    s.write("p.kdl", text.replace("    rank 4\n", "    rank 4\n    on-empty \"untrained\"\n") + plain);
+    let ran = s.run(&["run", "p.kdl"]).exits(0);
+    assert!(ran.stdout.contains("tuned: no row to train on"), "{}", ran.stdout);
+    assert_eq!(s.read("runs/p/scores.jsonl"), s.read("runs/p/plain.jsonl"), "it changes nothing");
+}

@@ -46,6 +46,12 @@ pub static FIELDS: &[FieldSpec] = &[
         "what becomes of a row that is too long: set aside, or cut",
     )
     .default(Default::Str("quarantine")),
+    FieldSpec::new(
+        "on-empty",
+        FieldKind::Choice(&["fail", "untrained"]),
+        "what becomes of a node without rows to train on: a failure, or an adapter that nothing has changed",
+    )
+    .default(Default::Str("fail")),
     FieldSpec::new("rank", FieldKind::Int { min: 1, max: 4096 }, "inner width of the update; 8 if not given"),
     FieldSpec::new(
         "alpha",
@@ -153,6 +159,8 @@ pub struct Settings {
     pub max_prompt: usize,
     pub max_response: usize,
     pub truncate: bool,
+    /// Without rows the adapter is given as it begins.
+    pub untrained: bool,
     pub lora: LoraConfig,
     pub learning_rate: f64,
     pub shape: Shape,
@@ -205,6 +213,7 @@ impl Settings {
             max_prompt: fields.int("max-prompt-tokens") as usize,
             max_response: fields.int("max-response-tokens") as usize,
             truncate: fields.str("on-too-long").value == "truncate",
+            untrained: fields.str("on-empty").value == "untrained",
             lora: LoraConfig {
                 rank: count("rank").unwrap_or(8) as usize,
                 alpha: fields.opt_float("alpha").map_or(16.0, |a| a.value),

@@ -45,8 +45,11 @@ fn read(settings: &Settings, cx: &NodeCx, text: &TextModel) -> Result<(Examples,
         RunError::failed("no-rows", format!("there is no row to {what} on"))
             .help("look at the rows in quarantine for the reasons, and at the rows of the node before")
     };
+    if train.rows.is_empty() && !settings.untrained {
+        return Err(empty("train").help("`on-empty=\"untrained\"` gives an adapter that nothing has changed"));
+    }
     if train.rows.is_empty() {
-        return Err(empty("train"));
+        cx.present(&format!("{}: no row to train on; the adapter is given as it begins\n", cx.node()))?;
     }
     if validation.rows.is_empty() && port("validation").is_some() {
         return Err(empty("validate"));
@@ -123,7 +126,7 @@ impl<'a> Training<'a> {
             }
             None => Adapter::new(settings.lora.clone(), &text.config, seed),
         };
-        let steps = settings.steps(rows.len());
+        let steps = if rows.is_empty() { 0 } else { settings.steps(rows.len()) };
         let mut trainer = Trainer::new(adapter, settings.adam, settings.schedule(steps));
         (trainer.max_norm, trainer.seed) = (settings.max_norm, seed);
         trainer.pass.checkpointing = settings.checkpointing;
