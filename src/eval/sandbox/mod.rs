@@ -103,7 +103,8 @@ pub enum Outcome {
 pub struct Ran {
     pub outcome: Outcome,
     /// The first bytes of its standard output, as text: the folder's name and addresses are taken out, and nothing is
-    /// kept of a program that ran out of time, as how far it came depends on the clock.
+    /// kept of a program that ran out of time, or was stopped for what it wrote elsewhere, as how far it came depends on the
+    /// clock.
     pub stdout: String,
     /// The same of standard error.
     pub stderr: String,

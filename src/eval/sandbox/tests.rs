@@ -139,7 +139,15 @@ fn time_and_memory_and_output_have_an_end() {
     assert_eq!(outcome("x = bytearray(1 << 30)").outcome, Outcome::Memory);
     assert_eq!(outcome("x = []\nwhile True: x.append(x * 2)").outcome, Outcome::Memory);
     let printed = outcome("while True: print('x' * 99)");
-    assert_eq!((printed.outcome, printed.stdout.len()), (Outcome::Output, KEPT));
+    assert_eq!(
+        (printed.outcome, printed.stdout.len()),
+        (Outcome::Output, 10_000),
+        "what is beyond the limit is chance"
+    );
+    let long = limited(Limits { output: 100_000, ..Limits::default() })
+        .run(&program("while True: print('x' * 99)"), &never)
+        .unwrap();
+    assert_eq!((long.outcome, long.stdout.len()), (Outcome::Output, KEPT));
     assert_eq!(outcome("import sys\nwhile True: sys.stderr.write('x' * 99)").outcome, Outcome::Output);
     let once = format!("print('x' * 10_001)\n{RIGHT}");
     assert_eq!(outcome(&once).outcome, Outcome::Output);

@@ -72,8 +72,14 @@ impl<'a> Child<'a> {
             Some(_) => Outcome::Output,
             None => self.judge(&talk.verdict.bytes, program, status, seconds),
         };
+        let most = self.limits.output;
         let said = |heard: &Heard| match outcome {
             Outcome::Timeout => String::new(),
+            // What lies beyond the limit was heard by chance, and so was a stream that another one or a file brought to its end.
+            Outcome::Output if heard.heard <= most => String::new(),
+            Outcome::Output => {
+                self.presentable(&heard.bytes[..heard.bytes.len().min(usize::try_from(most).unwrap_or(usize::MAX))])
+            }
             _ => self.presentable(&heard.bytes),
         };
         Ok(Ran { stdout: said(&talk.stdout), stderr: said(&talk.stderr), outcome })
