@@ -39,6 +39,7 @@ fn hostile_programs_end_as_wrong_answers_and_harm_nothing() {
         ("network", "import socket\nsocket.create_connection(('127.0.0.1', 80))".into()),
         ("sleep", "import time\ntime.sleep(1000)".into()),
         ("shell", "import os\nassert os.system('touch planted') == 0".into()),
+        ("folder", "import os\nraise ValueError(os.getcwd())".into()),
     ];
     let row = |id: &str, response: &str| json!({"id": id, "response": response, "test_list": ["assert f(1) == 1"]});
     let mut rows: Vec<Value> = hostile.iter().map(|(id, code)| row(id, code)).collect();
@@ -54,11 +55,26 @@ fn hostile_programs_end_as_wrong_answers_and_harm_nothing() {
     assert_eq!(right(&found), ["right"]);
     assert_eq!(found.len(), hostile.len() + 1);
     let text = String::from_utf8(s.read("runs/p/judged.jsonl")).unwrap();
-    assert!(!text.contains("not-to-be-seen") && !text.contains("/tmp/idiolect-sandbox"), "{text}");
+    assert!(!text.contains("not-to-be-seen") && !text.contains("idiolect-sandbox-"), "{text}");
     assert!(!s.path("planted").exists());
     std::fs::remove_dir_all(s.path(".idiolect")).unwrap();
     run();
     assert_eq!(judged(&s), found);
+}
+
+/// Tests that no pipe holds, and a program that leaves without reading them.
+#[test]
+fn a_program_that_leaves_early_takes_nobody_with_it() {
+    let s = Sandbox::new();
+    let long = format!("# {}\nassert f(1) == 1", "x".repeat(1 << 20));
+    let row = |id: &str, response: &str| json!({"id": id, "response": response, "test_list": [long]});
+    let rows =
+        [row("left", "import os\nos._exit(0)"), row("wrong", "raise ValueError"), row("right", "def f(x): return x")];
+    s.write("solutions.json", Value::from(rows.to_vec()).to_string());
+    s.write("p.kdl", PIPELINE);
+    s.run(&["run", "p.kdl"]).exits(0);
+    let found = judged(&s);
+    assert_eq!((right(&found), found.len()), (vec!["right"], 3));
 }
 
 #[test]

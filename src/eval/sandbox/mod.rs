@@ -35,8 +35,9 @@ pub enum Confinement {
 /// How much a program may take.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Limits {
-    /// Seconds of processor time. A program that waits is stopped after [`WAITING`] times as many on the clock, so that
-    /// no verdict on one that computes depends on what else the machine does.
+    /// Seconds of processor time, of which the kernel counts whole ones. A program that waits is stopped after [`WAITING`]
+    /// times as many on the clock: the verdict on one that computes depends on what else the machine does only where it
+    /// gets less than a third of a core.
     pub seconds: f64,
     /// Bytes of address space.
     pub memory: u64,

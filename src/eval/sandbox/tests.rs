@@ -1,7 +1,6 @@
 //! Hostile programs through the public interface: each ends as a failure, and nothing is harmed.
 
 use super::*;
-use std::path::Path;
 use std::time::{Duration, Instant};
 
 /// One interpreter for all tests.
@@ -48,6 +47,8 @@ fn right_code_passes_and_wrong_code_fails() {
     assert_eq!(ran("").outcome, failed(Stage::Test(0), "NameError", "name 'f' is not defined"));
     assert_eq!(ran("1 / 0").outcome, failed(Stage::Code, "ZeroDivisionError", "division by zero"));
     assert_eq!(ran("def f(:").outcome, failed(Stage::Code, "SyntaxError", "invalid syntax (<answer>, line 1)"));
+    let place = "import os\nraise ValueError(os.getcwd())";
+    assert_eq!(ran(place).outcome, failed(Stage::Code, "ValueError", "<folder>"));
     let set_up = Program { setup: vec!["g = lambda x: h".into(), "g(1)".into()], ..program(RIGHT) };
     let outcome = sandbox().run(&set_up, &never).unwrap().outcome;
     assert_eq!(outcome, failed(Stage::Setup(1), "NameError", "name 'h' is not defined"));
@@ -129,13 +130,11 @@ fn verdicts_are_not_forged() {
 fn time_and_memory_and_output_have_an_end() {
     let short = limited(Limits { seconds: 1.0, memory: 256 << 20, output: 10_000, files: 1 << 20 });
     let outcome = |code: &str| short.run(&program(code), &never).unwrap();
-    let start = Instant::now();
     assert_eq!(outcome("while True: pass").outcome, Outcome::Timeout);
     assert_eq!(outcome("import time; print('x', flush=True); time.sleep(60)").stdout, "");
     assert_eq!(outcome("import time; time.sleep(60)").outcome, Outcome::Timeout);
     let stubborn = "import signal\nfor s in range(1, 64):\n    try: signal.signal(s, signal.SIG_IGN)\n    except: pass\nwhile True: pass";
     assert_eq!(outcome(stubborn).outcome, Outcome::Timeout);
-    assert!(start.elapsed() < Duration::from_secs(50));
     assert_eq!(outcome("x = bytearray(1 << 30)").outcome, Outcome::Memory);
     assert_eq!(outcome("x = []\nwhile True: x.append(x * 2)").outcome, Outcome::Memory);
     let printed = outcome("while True: print('x' * 99)");
@@ -238,6 +237,7 @@ fn there_is_no_network() {
         "import urllib.request\nurllib.request.urlopen('http://1.1.1.1')",
         "import socket\nsocket.socket(socket.AF_NETLINK, socket.SOCK_RAW)",
         "import socket\nsocket.gethostbyname('example.com')",
+        "import socket\na, b = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)\na.sendto(b'x', '/run/x')",
     ];
     for code in attempts {
         let kind = raised(code);
@@ -252,6 +252,7 @@ fn files_of_the_user_are_neither_read_nor_written() {
     std::fs::write(&secret, "secret").unwrap();
     let secret = secret.display();
     let folder = outside.path().display();
+    let planted = std::env::temp_dir().join("idiolect-was-here");
     let refused = [
         format!("open('{secret}').read()"),
         format!("open('{secret}', 'w')"),
@@ -269,7 +270,7 @@ fn files_of_the_user_are_neither_read_nor_written() {
         format!("import os\nos.listdir('{folder}')"),
         format!("import os\nos.mkdir('{folder}/new')"),
         format!("import os\nos.chdir('{folder}')\nopen('secret').read()"),
-        "open('/tmp/idiolect-was-here', 'w')".into(),
+        format!("open('{}', 'w')", planted.display()),
         "open('../idiolect-was-here', 'w')".into(),
         "import os\nos.listdir('..')".into(),
         "import os\nos.mkfifo('pipe')".into(),
@@ -284,9 +285,7 @@ fn files_of_the_user_are_neither_read_nor_written() {
     }
     assert_eq!(std::fs::read_to_string(outside.path().join("secret")).unwrap(), "secret");
     assert_eq!(std::fs::read_dir(outside.path()).unwrap().count(), 1);
-    for name in ["/tmp/idiolect-was-here", "/tmp/../idiolect-was-here"] {
-        assert!(!Path::new(name).exists());
-    }
+    assert!(!planted.exists());
     let home = std::env::var("HOME").unwrap();
     for code in [format!("import os\nos.listdir('{home}')"), format!("open('{home}/.ssh/id_ed25519').read()")] {
         assert!(matches!(raised(&code).as_str(), "PermissionError" | "FileNotFoundError"), "{code}");
@@ -322,6 +321,12 @@ fn folders_are_gone_afterwards() {
     let marked = "open('left-behind-by-a-test', 'w')\nimport os\nos.mkdir('a')\nopen('a/b', 'w')\nwhile True: pass";
     let short = limited(Limits { seconds: 1.0, ..Limits::default() });
     assert_eq!(short.run(&program(marked), &never).unwrap().outcome, Outcome::Timeout);
+    let deep =
+        "open('left-behind-by-a-test', 'w')\nimport os\nfor _ in range(3000):\n    os.mkdir('a')\n    os.chdir('a')";
+    assert!(matches!(ran(deep).outcome, Outcome::Output | Outcome::Failed { .. }));
+    // As root nothing is closed.
+    let closed = "open('left-behind-by-a-test', 'w')\nimport os\nos.mkdir('a', 0o300)\nopen('a/b', 'w')";
+    assert!(matches!(ran(closed).outcome, Outcome::Output | Outcome::Failed { .. }));
     assert!(!folders().any(|folder| folder.join("left-behind-by-a-test").exists()));
 }
 

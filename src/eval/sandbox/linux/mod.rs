@@ -2,6 +2,7 @@
 
 mod enter;
 mod files;
+mod removal;
 mod syscalls;
 mod watch;
 
@@ -73,7 +74,10 @@ impl Jail {
             .prefix("idiolect-sandbox-")
             .tempdir()
             .map_err(|e| Unavailable::failed("make a folder for a program", e))?;
-        let ruleset = files::ruleset(python, folder.path(), self.confinement)?;
+        // As the program sees it: where temporary files are may be named by a link.
+        let place = folder.path().canonicalize();
+        let place = place.map_err(|e| Unavailable::failed("find the folder of a program", e))?;
+        let ruleset = files::ruleset(python, &place, self.confinement)?;
         let pipes = || {
             let ends = Pipes { source: pipe()?, verdict: pipe()?, stdout: pipe()?, stderr: pipe()? };
             Ok::<_, std::io::Error>(ends)
@@ -84,7 +88,7 @@ impl Jail {
         command.args(["-S", "-s", "-B", "-c", HARNESS]);
         command.args([pipes.source.0.as_raw_fd().to_string(), pipes.verdict.1.as_raw_fd().to_string()]);
         command.args(&python.paths);
-        command.env_clear().envs(ENVIRONMENT).current_dir(folder.path());
+        command.env_clear().envs(ENVIRONMENT).current_dir(&place);
         command.stdin(Stdio::null()).stdout(pipes.stdout.1).stderr(pipes.stderr.1);
         // SAFETY: between fork and exec `enter` makes system calls and nothing else: what it reads is made already, it
         // neither allocates nor takes locks, which other threads of this process may have held at the fork.
@@ -94,9 +98,14 @@ impl Jail {
         })?;
         // The command holds ends of the pipes.
         drop(command);
-        drop((pipes.source.0, pipes.verdict.1));
+        drop(pipes.verdict.1);
         let ends =
             Ends { source: pipes.source.1, verdict: pipes.verdict.0, stdout: pipes.stdout.0, stderr: pipes.stderr.0 };
-        Child::new(started, folder.path(), limits).watch(ends, program, stop)
+        let ran = Child::new(started, &place, limits).watch(ends, program, stop);
+        // Open until now: to write to a pipe that nobody reads raises a signal, which would end this process.
+        drop(pipes.source.0);
+        // What cannot be removed so is tried once more when `folder` goes.
+        let _ = removal::empty(&place);
+        ran
     }
 }

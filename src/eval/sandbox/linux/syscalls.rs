@@ -198,8 +198,10 @@ fn allowed(arch: TargetArch) -> Result<BpfProgram, seccompiler::BackendError> {
     rules.insert(libc::SYS_ioctl, asked);
     // A pair that is connected to itself, as event loops wake themselves with.
     rules.insert(libc::SYS_socketpair, vec![rule(vec![is(0, libc::AF_UNIX as u64)?])?]);
-    let data = [libc::SYS_sendto, libc::SYS_recvfrom, libc::SYS_shutdown, libc::SYS_getsockopt, libc::SYS_getsockname];
+    let data = [libc::SYS_recvfrom, libc::SYS_shutdown, libc::SYS_getsockopt, libc::SYS_getsockname];
     rules.extend(data.map(|call| (call, Vec::new())));
+    // Without an address: datagrams of such a pair could go to any socket that has a path.
+    rules.insert(libc::SYS_sendto, vec![rule(vec![is(4, 0)?])?]);
     filter(rules, SeccompAction::Errno(libc::EPERM as u32), SeccompAction::Allow, arch)
 }
 

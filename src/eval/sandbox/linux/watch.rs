@@ -116,7 +116,7 @@ impl<'a> Child<'a> {
     }
 
     fn judge(&self, verdict: &[u8], program: &Program, status: libc::c_int, seconds: f64) -> Outcome {
-        if let Some(failed) = failed(verdict, program) {
+        if let Some(failed) = self.failed(verdict, program) {
             return failed;
         }
         if !libc::WIFSIGNALED(status) {
@@ -166,11 +166,18 @@ impl<'a> Child<'a> {
         }
     }
 
-    /// Whether what is in the folder is not too much.
+    /// Whether what is in the folder is not too much. What cannot be looked into, for its path is too long or the program
+    /// has forbidden it, is.
     fn folder_fits(&self) -> bool {
         let (mut folders, mut bytes, mut entries) = (vec![self.folder.to_path_buf()], 0, 0);
         while let Some(folder) = folders.pop() {
-            for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+            let listed = match std::fs::read_dir(folder) {
+                Ok(listed) => listed,
+                Err(error) if matches!(error.raw_os_error(), Some(libc::ENAMETOOLONG | libc::EACCES)) => return false,
+                // Removed in the meantime.
+                Err(_) => continue,
+            };
+            for entry in listed.flatten() {
                 entries += 1;
                 let Ok(metadata) = entry.metadata() else { continue };
                 bytes += std::os::unix::fs::MetadataExt::blocks(&metadata) * 512;
@@ -185,7 +192,24 @@ impl<'a> Child<'a> {
         true
     }
 
-    /// What a program printed, without what differs from run to run.
+    /// What the harness says of an exception.
+    fn failed(&self, verdict: &[u8], program: &Program) -> Option<Outcome> {
+        let text = String::from_utf8_lossy(verdict);
+        let mut parts = text.splitn(3, '\n');
+        let (stage, kind, message) = (parts.next()?, parts.next()?.to_string(), parts.next()?);
+        let stage = match stage.parse::<usize>() {
+            _ if stage == "program" => Stage::Code,
+            Ok(at) if at < program.setup.len() => Stage::Setup(at),
+            Ok(at) if at < program.setup.len() + program.tests.len() => Stage::Test(at - program.setup.len()),
+            _ => return None,
+        };
+        match kind.as_str() {
+            "MemoryError" => Some(Outcome::Memory),
+            _ => Some(Outcome::Failed { stage, kind, message: self.presentable(message.as_bytes()) }),
+        }
+    }
+
+    /// What a program printed or raised, without what differs from run to run.
     fn presentable(&self, bytes: &[u8]) -> String {
         let text = String::from_utf8_lossy(bytes).into_owned();
         let text = text.replace(&*self.folder.to_string_lossy(), "<folder>");
@@ -203,7 +227,7 @@ impl Drop for Child<'_> {
 }
 
 /// `0x7f3a...` becomes `0x...`.
-pub fn without_addresses(text: &str) -> String {
+fn without_addresses(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     let mut rest = text;
     while let Some(at) = rest.find("0x") {
@@ -230,23 +254,6 @@ fn payload(program: &Program, nonce: &[u8]) -> Vec<u8> {
     }
     bytes.extend(nonce);
     bytes
-}
-
-/// What the harness says of an exception.
-fn failed(verdict: &[u8], program: &Program) -> Option<Outcome> {
-    let text = String::from_utf8_lossy(verdict);
-    let mut parts = text.splitn(3, '\n');
-    let (stage, kind, message) = (parts.next()?, parts.next()?.to_string(), parts.next()?);
-    let stage = match stage.parse::<usize>() {
-        _ if stage == "program" => Stage::Code,
-        Ok(at) if at < program.setup.len() => Stage::Setup(at),
-        Ok(at) if at < program.setup.len() + program.tests.len() => Stage::Test(at - program.setup.len()),
-        _ => return None,
-    };
-    match kind.as_str() {
-        "MemoryError" => Some(Outcome::Memory),
-        _ => Some(Outcome::Failed { stage, kind, message: without_addresses(message) }),
-    }
 }
 
 /// The conversation with a child.
@@ -311,14 +318,13 @@ impl Talk {
         Ok(fds[0].revents != 0)
     }
 
-    /// Writes as much as fits. A child that does not read any more gets nothing more.
+    /// Writes as much as fits.
     fn write(&mut self) -> std::io::Result<()> {
         while let Some(pipe) = &mut self.source {
             match pipe.write(&self.payload[self.written..]) {
                 Ok(n) => self.written += n,
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(error) if error.kind() == ErrorKind::BrokenPipe => self.source = None,
                 Err(error) => return Err(error),
             }
             if self.written == self.payload.len() {
