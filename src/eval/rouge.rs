@@ -3,6 +3,8 @@
 //! Words are as the rouge-score package takes them: lower case, everything but `a` to `z` and `0` to `9` parts words, and
 //! no stemming.
 
+use super::edit::edits;
+
 /// The words of a text.
 fn words(text: &str) -> Vec<String> {
     let lower = text.to_lowercase();
@@ -16,7 +18,7 @@ pub fn rouge_l(text: &str, reference: &str) -> f64 {
     if text.is_empty() || reference.is_empty() {
         return 0.0;
     }
-    let shared = longest_common(&text, &reference) as f64;
+    let shared = edits(&text, &reference).kept as f64;
     let (precision, recall) = (shared / text.len() as f64, shared / reference.len() as f64);
     match precision + recall {
         0.0 => 0.0,
@@ -27,18 +29,4 @@ pub fn rouge_l(text: &str, reference: &str) -> f64 {
 /// The highest against any of several references; `None` without any.
 pub fn best_rouge_l<'a>(text: &str, references: impl IntoIterator<Item = &'a str>) -> Option<f64> {
     references.into_iter().map(|reference| rouge_l(text, reference)).reduce(f64::max)
-}
-
-/// The length of the longest common subsequence, in one row of memory.
-fn longest_common(a: &[String], b: &[String]) -> usize {
-    let mut row = vec![0; b.len() + 1];
-    for x in a {
-        let mut diagonal = 0;
-        for (j, y) in b.iter().enumerate() {
-            let above = row[j + 1];
-            row[j + 1] = if x == y { diagonal + 1 } else { above.max(row[j]) };
-            diagonal = above;
-        }
-    }
-    row[b.len()]
 }

@@ -167,7 +167,9 @@ impl CodeTask {
             );
             return None;
         };
-        let code = |t: &DataType| is_string(t) || matches!(t, DataType::List(item) if is_string(item.data_type()));
+        let code = |t: &DataType| {
+            is_string(t) || matches!(t, DataType::List(item) | DataType::LargeList(item) if is_string(item.data_type()))
+        };
         let mut sound = true;
         for test in &columns.tests {
             let span = self.tests.iter().find(|t| t.value == *test).map_or(self.span, |t| t.span);

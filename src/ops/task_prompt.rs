@@ -3,7 +3,7 @@
 use super::evaluate::asked::{self, OVERRIDES};
 use super::rows::{batches, cell_shown, reject_row, widened};
 use super::writing::settings::{column, count, joined};
-use super::{FROM, FieldSpec, Fields, OUT, OpSpec, Operator, ResolveCx, Resolved, is_number, is_string};
+use super::{FROM, FieldSpec, Fields, OUT, OpSpec, Operator, ResolveCx, Resolved, is_number, is_string, unknown_input};
 use crate::diag::{Diagnostics, Span, Spanned};
 use crate::eval::task::Task;
 use crate::exec::{NodeCx, RunError};
@@ -68,7 +68,7 @@ impl TaskPrompt {
     fn check_inputs(&self, diagnostics: &mut Diagnostics) -> bool {
         let names: Vec<&str> = self.task.asked.template.inputs.iter().map(|i| i.name.as_str()).collect();
         let unknown = self.inputs.iter().filter(|(name, _)| !names.contains(&name.as_str()));
-        let errors: Vec<_> = unknown.map(|(name, (span, _))| asked::unknown_input(name, *span, &names)).collect();
+        let errors: Vec<_> = unknown.map(|(name, (span, _))| unknown_input(name, *span, &names)).collect();
         let sound = errors.is_empty();
         errors.into_iter().for_each(|e| diagnostics.push(e));
         sound
@@ -104,7 +104,13 @@ impl Operator for TaskPrompt {
     fn canonical(&self) -> Value {
         let inputs: Vec<_> = self.inputs.iter().map(|(name, (_, column))| (name, &column.value)).collect();
         let asked = &self.task.asked;
-        json!({ "prompt": asked.template.text(), "marker": asked.marker, "inputs": inputs, "column": self.column.value })
+        json!({
+            "prompt": asked.template.text(),
+            "marker": asked.marker,
+            "optional": asked.optional,
+            "inputs": inputs,
+            "column": self.column.value,
+        })
     }
 
     fn resolve(&self, cx: &mut ResolveCx<'_>) -> Option<Resolved> {

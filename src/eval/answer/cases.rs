@@ -252,7 +252,7 @@ pub const MARKERS: &[Group] = &[group(
 pub const BOXED: &[Group] = &[
     group(
         "The box",
-        "The last one that is closed counts. What is one expression is evaluated, of anything else it is the first number.",
+        "The last one counts, if it is closed. What is one expression is evaluated, of anything else it is the first number.",
         &[
             (r"so $\boxed{5}$, no, $\boxed{7}$, as 99 shows", Some(7.0)),
             (r"\boxed{\frac{\sqrt{16}}{8}}", Some(0.5)),

@@ -63,7 +63,7 @@ pub struct Chosen {
     pub choice: usize,
     /// Whether it is right.
     pub correct: bool,
-    /// Whether the choice is right that is likeliest for its length in characters.
+    /// Whether the choice is right that is likeliest for the characters of what follows the prompt.
     pub correct_norm: bool,
     /// The share of all choices' probability that the right ones have.
     pub mc2: f64,
@@ -78,17 +78,21 @@ impl Choices {
             _ => None,
         };
         let cells: Vec<Value> = self.columns.iter().map(|column| cell(column)).collect();
-        // Where questions have different numbers of choices, the last columns are null.
-        let texts: Vec<String> = match <[Value; 1]>::try_from(cells) {
-            Ok([Value::Array(items)]) => items.into_iter().map_while(text).collect(),
-            Ok([one]) => text(one).into_iter().collect(),
-            Err(several) => several.into_iter().map_while(text).collect(),
+        let items = match <[Value; 1]>::try_from(cells) {
+            Ok([Value::Array(items)]) => items,
+            Ok([one]) => vec![one],
+            Err(several) => several,
         };
+        // Where questions have different numbers of choices, the last columns are null.
+        let mut items = items.into_iter().map(text);
+        let texts: Vec<String> = items.by_ref().map_while(|text| text).collect();
+        let columns = list(&self.columns.iter().map(String::as_str).collect::<Vec<_>>());
+        if items.any(|text| text.is_some()) {
+            let message = format!("choice {} in {columns} has no text, and others follow it", texts.len() + 1);
+            return Err(("no-choices", message));
+        }
         match texts.len() {
-            0 | 1 => {
-                let columns: Vec<&str> = self.columns.iter().map(String::as_str).collect();
-                Err(("no-choices", format!("{} hold {} texts, and a choice needs two", list(&columns), texts.len())))
-            }
+            0 | 1 => Err(("no-choices", format!("{columns} hold {} texts, and a choice needs two", texts.len()))),
             _ => Ok(texts),
         }
     }
@@ -149,13 +153,13 @@ fn is_one(value: &Value) -> bool {
     value.as_f64() == Some(1.0) || value.as_str() == Some("1")
 }
 
-/// What is chosen by log-likelihoods (natural logarithm, summed over the continuation's tokens). `texts` are the choices.
+/// What is chosen by the log-likelihoods of continuations (natural logarithm, summed over their tokens).
 ///
-/// As in the lm-evaluation-harness: the first of the likeliest is chosen; `acc_norm` divides by the number of the choice's
-/// characters; `mc2` (TruthfulQA) is the right choices' share of the probability of all.
-pub fn choose(log_likelihoods: &[f64], texts: &[String], right: &[bool]) -> Chosen {
+/// As in the lm-evaluation-harness: the first of the likeliest is chosen; `acc_norm` divides by the number of the
+/// continuation's characters; `mc2` (TruthfulQA) is the right choices' share of the probability of all.
+pub fn choose(log_likelihoods: &[f64], continuations: &[String], right: &[bool]) -> Chosen {
     let by_length: Vec<f64> =
-        log_likelihoods.iter().zip(texts).map(|(ll, text)| ll / (text.chars().count().max(1) as f64)).collect();
+        log_likelihoods.iter().zip(continuations).map(|(ll, text)| ll / (text.chars().count().max(1) as f64)).collect();
     let choice = first_highest(log_likelihoods);
     // Against underflow: only ratios count.
     let highest = log_likelihoods.get(choice).copied().unwrap_or(0.0);

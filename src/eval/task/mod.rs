@@ -154,6 +154,7 @@ impl Task {
         };
         json!({
             "prompt": self.asked.template.text(),
+            "optional": self.asked.optional,
             "marker": self.asked.marker,
             "gold": self.gold.value,
             "kind": kind,

@@ -114,7 +114,10 @@ fn choices_come_from_a_list_or_from_columns() {
     };
     assert_eq!(of(&["c"], &[("c", json!(["a", "b"]))]).unwrap(), ["a", "b"]);
     assert_eq!(of(&["x", "y", "z"], &[("x", json!("a")), ("y", json!(2))]).unwrap(), ["a", "2"]);
-    assert_eq!(of(&["c"], &[("c", json!(["a"]))]).unwrap_err().0, "no-choices");
+    assert_eq!(of(&["c"], &[("c", json!(["a", "b", null]))]).unwrap(), ["a", "b"]);
+    for few in [json!(["a"]), json!(["a", "b", "", "d"])] {
+        assert_eq!(of(&["c"], &[("c", few.clone())]).unwrap_err().0, "no-choices", "{few}");
+    }
 }
 
 /// Values of the rouge-score package 0.1.2, `RougeScorer(["rougeL"])`.

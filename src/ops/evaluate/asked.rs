@@ -1,8 +1,8 @@
 //! The fields that say which task, and what of it a node has otherwise.
 
-use crate::diag::{Diagnostic, Diagnostics, Span};
+use crate::diag::{Diagnostic, Diagnostics};
 use crate::eval::task::{Asked, Task};
-use crate::ops::{FieldKind, FieldSpec, Fields, did_you_mean, list};
+use crate::ops::{FieldKind, FieldSpec, Fields};
 use arrow::datatypes::DataType;
 
 /// Which task, and what is asked in place of its own words.
@@ -55,16 +55,6 @@ pub fn task(fields: &Fields, diagnostics: &mut Diagnostics) -> Option<Task> {
             diagnostics.push(Diagnostic::error("bad-prompt", message).at(span, "this template"));
             None
         }
-    }
-}
-
-/// An entry of `inputs` that no variable of the prompt has the name of.
-pub fn unknown_input(name: &str, span: Span, names: &[&str]) -> Diagnostic {
-    let error =
-        Diagnostic::error("unknown-input", format!("the prompt has no input `{name}`")).at(span, "no such input");
-    match did_you_mean(name, names.iter().copied()) {
-        Some(near) => error.help(format!("did you mean `{near}`?")),
-        None => error.help(format!("it reads {}", list(names))),
     }
 }
 

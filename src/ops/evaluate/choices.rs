@@ -19,7 +19,7 @@ pub struct Choosing {
 impl Choosing {
     pub fn new(judge: &Judge, choices: &Choices, prompt: &Bound<'_>, row: &InRow) -> Result<Self, Failure> {
         let failed = |(reason, message)| Failure::new(reason, message);
-        let texts = choices.texts(|column| row.value(column)).map_err(failed)?;
+        let texts = choices.texts(|column| row.shown(column)).map_err(failed)?;
         choices.gold(&judge.task.gold.value, row.value(&judge.task.gold.value), &texts).map_err(failed)?;
         let mut asks = Vec::with_capacity(texts.len());
         for (at, text) in texts.iter().enumerate() {
@@ -37,7 +37,7 @@ impl Choosing {
 }
 
 /// What follows the prompt for a choice.
-fn continuation(choices: &Choices, row: &InRow, own: &[(&'static str, Value)]) -> Result<String, Failure> {
+pub fn continuation(choices: &Choices, row: &InRow, own: &[(&'static str, Value)]) -> Result<String, Failure> {
     let mut values: BTreeMap<String, Value> = BTreeMap::new();
     for input in &choices.continuation.inputs {
         values.insert(input.name.clone(), row.shown(&input.name));

@@ -1,10 +1,11 @@
 //! What answers are worth, and what that adds to their rows and to their questions.
 
+use super::choices::continuation;
 use super::pass::pass_at;
 use crate::eval::answer::Fault;
 use crate::eval::code::{CodeChecker, CodeProblem, TestColumns};
 use crate::eval::rouge::best_rouge_l;
-use crate::eval::task::{Choices, Generate, Gold, Judged, Kind, Task, choose};
+use crate::eval::task::{Choices, Generate, Gold, Judged, Kind, Task, choose, of_a_choice};
 use crate::exec::RunError;
 use crate::ops::writing::{Cell, Finished, InRow, NewRow};
 use crate::teacher::Failure;
@@ -54,7 +55,7 @@ impl Judge {
 
     /// The right answers of a row.
     pub fn gold(&self, generate: &Generate, row: &InRow) -> Result<Gold, Failure> {
-        let gold = generate.gold(&self.task, row.value(&self.task.gold.value), &options(generate, row));
+        let gold = generate.gold(&self.task, row.shown(&self.task.gold.value), &options(generate, row));
         gold.map_err(|(reason, message)| Failure::new(reason, message))
     }
 
@@ -125,8 +126,8 @@ impl Judge {
     /// Judges what was written; gives how many are right.
     fn judge_written(&self, generate: &Generate, row: &InRow, rows: &mut [NewRow]) -> Result<u32, Failure> {
         let (gold, options) = (self.gold(generate, row)?, options(generate, row));
-        let references = texts(row.value(&self.task.gold.value));
-        let wrong = generate.wrong.as_ref().map(|column| texts(row.value(column)));
+        let references = texts(row.shown(&self.task.gold.value));
+        let wrong = generate.wrong.as_ref().map(|column| texts(row.shown(column)));
         let mut right = 0;
         for answer in rows {
             let judged = generate.judge(self.marker(), output(answer).unwrap_or_default(), &gold, &options);
@@ -148,13 +149,15 @@ impl Judge {
     /// Judges a choice: its row has the likelihoods, and gets the text.
     fn judge_choice(&self, choices: &Choices, row: &InRow, rows: &mut [NewRow]) -> Result<u32, Failure> {
         let failed = |(reason, message)| Failure::new(reason, message);
-        let texts = choices.texts(|column| row.value(column)).map_err(failed)?;
+        let texts = choices.texts(|column| row.shown(column)).map_err(failed)?;
         let right = choices.gold(&self.task.gold.value, row.value(&self.task.gold.value), &texts).map_err(failed)?;
+        let continued = texts.iter().enumerate().map(|(at, text)| continuation(choices, row, &of_a_choice(at, text)));
+        let continued = continued.collect::<Result<Vec<String>, Failure>>()?;
         let mut correct = 0;
         for answer in rows {
             let Some(Cell::Text(likelihoods)) = answer.cells.get(2) else { continue };
             let likelihoods: Vec<f64> = serde_json::from_str(likelihoods).unwrap_or_default();
-            let chosen = choose(&likelihoods, &texts, &right);
+            let chosen = choose(&likelihoods, &continued, &right);
             correct += u32::from(chosen.correct);
             let text = texts.get(chosen.choice).cloned().unwrap_or_default();
             answer.cells[0] = Cell::Text(text.clone());
@@ -185,12 +188,16 @@ fn options<'r>(generate: &Generate, row: &'r InRow) -> Vec<&'r str> {
 
 /// The texts of a cell: one, or a list of them.
 fn texts(cell: Value) -> Vec<String> {
-    match cell {
-        Value::String(text) => vec![text],
-        Value::Array(items) => items.into_iter().filter_map(|i| i.as_str().map(str::to_string)).collect(),
-        Value::Number(number) => vec![number.to_string()],
-        _ => Vec::new(),
-    }
+    let items = match cell {
+        Value::Array(items) => items,
+        one => vec![one],
+    };
+    let text = |item: Value| match item {
+        Value::String(text) => Some(text),
+        Value::Number(number) => Some(number.to_string()),
+        _ => None,
+    };
+    items.into_iter().filter_map(text).collect()
 }
 
 fn cells(judged: &Judged) -> [Cell; 3] {

@@ -22,7 +22,7 @@ pub static SPEC: OpSpec = OpSpec {
     name: "evaluate",
     summary: "Has a model answer the questions of a task, and judges its answers",
     doc: DOC,
-    version: 1,
+    version: 2,
     inputs: INPUTS,
     outputs: &[
         OutputSpec { name: "out", doc: "a row for each answer" },
@@ -63,14 +63,20 @@ Adds to `out` the columns
 - `asked`: the prompt; of a conversation of several turns their JSON;
 - `sample`: the number of the answer, from 0; `output_tokens`; `finish`: `stop`, or `length` where it was cut off;
 - `extracted`: the answer that was read; null where none can be read;
-- `correct`: whether it is right; `reason`: why it is not, as in `check-answer`.
+- `correct`: whether it is right; `reason`: why it is not, as in `check-answer`;
+- of programs `detail`: more on the reason; where the task measures it, `rouge_l` and `rouge_l_difference`.
+
+Of a multiple choice `output` and `extracted` are the likeliest choice, and in place of `sample`, `output_tokens` and \
+`finish` there are `log_likelihoods` (a JSON list, one of each choice), `correct_norm` (whether the choice is right that is \
+likeliest for its length) and `mc2` (the right choices' share of the probability).
 
 `questions` has the input's columns and `n` (answers), `c` (right ones) and for each `k` `pass_at_<k>`: the unbiased \
 estimate of the chance that one of k answers is right, 1 - C(n-c, k) / C(n, k). Its mean over questions is pass@k.
 
-Rows go to quarantine as `null-value`, `gold-unreadable` (nothing can be said about an answer to them), `too-long`, or for \
-the reason of a teacher that refused one of their samples. Answers are journalled one by one: an evaluation that was killed \
-goes on, and one with more samples draws the new ones only.";
+Rows go to quarantine as `null-value`, `gold-unreadable`, `no-tests`, `no-choices` (nothing can be said about an answer to \
+them), `template` (the prompt cannot be made), `too-long`, or for the reason of a teacher that refused one of their \
+samples. Answers are journalled one by one: an evaluation that was killed goes on, and one with more samples draws the \
+new ones only.";
 
 const OWN: &[FieldSpec] = &[
     FieldSpec::new("gold", FieldKind::Column, "the column of right answers, in place of the task's"),

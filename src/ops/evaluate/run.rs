@@ -15,6 +15,7 @@ use crate::ops::{Fields, Operator, ResolveCx, Resolved, adapters, is_number, is_
 use crate::teacher::Teacher;
 use arrow::datatypes::DataType;
 use serde_json::{Value, json};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 #[derive(Debug)]
@@ -49,6 +50,10 @@ impl Evaluate {
                 }
             }
         });
+        if let Kind::Generate(generate) = &mut task.kind {
+            // The texts of options are read where the prompt reads them.
+            generate.options.iter_mut().for_each(|name| *name = writing.column_of(name).0.to_string());
+        }
         let k = numbers(fields, "k");
         let mut sound = true;
         for k in k.iter().filter(|k| k.value > writing.samples) {
@@ -154,7 +159,10 @@ fn numbers(fields: &Fields, name: &str) -> Vec<Spanned<u32>> {
         crate::ops::Value::Int(n) => u32::try_from(n).ok().map(|n| Spanned::new(n, item.span)),
         _ => None,
     };
-    let numbers: Vec<_> = written.iter().filter_map(number).collect();
+    let mut numbers: Vec<_> = written.iter().filter_map(number).collect();
+    // Each is a column.
+    let mut seen = BTreeSet::new();
+    numbers.retain(|n| seen.insert(n.value));
     if numbers.is_empty() { vec![Spanned::new(1, fields.span)] } else { numbers }
 }
 

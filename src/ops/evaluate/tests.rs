@@ -76,6 +76,20 @@ fn examples_are_turns_and_the_request_can_be_anothers() {
     assert_eq!(rows_json(&ran.rows[0])[1]["correct"], true);
 }
 
+/// An answer may be the text of an option instead of its number.
+#[test]
+fn options_are_read_where_the_prompt_reads_them() {
+    let rows = rows(
+        r#"[{"id": "q", "question": "Where?", "a": "sea", "b": "sky", "f": "wood", "d": "hill", "e": "hut", "gold": 3}]"#,
+    );
+    let kdl = r#"evaluate "e" from="test" teacher="teacher" task="ecqa" {
+        inputs { option_1 "a"; option_2 "b"; option_3 "f"; option_4 "d"; option_5 "e" }
+    }"#;
+    let (ran, asks) = asking(kdl, &[given("from", "test", rows)], |_| Ok(said("Final Answer: wood")));
+    assert!(asks[0].messages[0].1.contains("(3) wood"), "{:?}", asks[0].messages);
+    assert_eq!(rows_json(&ran.rows[0])[0]["correct"], true);
+}
+
 #[test]
 fn a_question_whose_answer_is_not_known_is_not_asked() {
     let rows =
