@@ -22,7 +22,7 @@ pub static SPEC: OpSpec = OpSpec {
     name: "compare",
     summary: "Tests whether methods differ on the same questions",
     doc: DOC,
-    version: 1,
+    version: 2,
     inputs: &[InputSpec {
         name: "from",
         doc: "rows of questions under several methods; several inputs come with a column for each matrix axis",
@@ -41,7 +41,8 @@ pub static SPEC: OpSpec = OpSpec {
         FieldSpec::new(
             "on",
             FieldKind::List(&FieldKind::Column),
-            "Columns that make two rows the same question (default `id`)",
+            "Columns that make two rows the same question (default `id`); unless `sample` is among them, the samples `q#0`, \
+             `q#1` of a question count as `q`",
         ),
         FieldSpec::new(
             "by",
@@ -97,9 +98,10 @@ of the difference (questions are drawn; percentiles);
 it is at most `alpha`, otherwise `not significant`;
 - `note`: what to know about the row.
 
-A question that a method has several rows for (samples, seeds) counts once, with their mean; `note` says so. To treat \
-seeds as questions of their own, name the axis in `on` too. Rows without a value are left out and counted in `note`. A \
-method whose input was skipped has its reason there.
+A question that a method has several rows for (samples, seeds) counts once, with their mean; `note` says so. An answer \
+with the id `<id>#<k>` and the number k in a column `sample` is one of several to the question `<id>`. To treat seeds or \
+samples as questions of their own, name the axis or `sample` in `on` too. Rows without a value are left out and counted \
+in `note`. A method whose input was skipped has its reason there.
 
 Which interval or test answers which question, and when not to trust it, is in [statistics](statistics.md).";
 

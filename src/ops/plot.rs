@@ -6,20 +6,20 @@ use super::gather;
 use super::table::{collect, file_stem, write_file};
 use super::{
     Arity, Default, FieldKind, FieldSpec, Fields, InputSpec, OpSpec, Operator, ResolveCx, Resolved, is_number,
+    is_string,
 };
-use super::{did_you_mean, is_string, list};
 use crate::diag::{Diagnostic, Diagnostics, Spanned};
 use crate::exec::{NodeCx, RunError};
 use crate::plan::Estimate;
 use crate::report::plot::{Chart, ScaleKind, png, terminal};
-use arrow::datatypes::{DataType, Schema};
+use arrow::datatypes::DataType;
 use serde_json::json;
 
 pub static SPEC: OpSpec = OpSpec {
     name: "plot",
     summary: "Draws rows as a bar chart, histogram, scatter plot or line chart",
     doc: DOC,
-    version: 1,
+    version: 2,
     inputs: &[InputSpec {
         name: "from",
         doc: "the rows to draw; several inputs come one after the other, with a column for each matrix axis",
@@ -245,7 +245,7 @@ impl Operator for Plot {
         needed.extend(self.y.iter().chain(ends).map(|c| (c, number)));
         let mut sound = true;
         for (column, (expected, accepts)) in needed.into_iter().filter(|_| !unknown) {
-            sound &= self.need(column, expected, accepts, &schema, cx);
+            sound &= gather::need_column(cx, &schema, column, expected, accepts);
         }
         if !sound {
             return None;
@@ -278,40 +278,6 @@ impl Operator for Plot {
 }
 
 impl Plot {
-    /// Whether the gathered rows have a column of a type that the chart can take.
-    fn need(
-        &self,
-        column: &Spanned<String>,
-        expected: &str,
-        accepts: fn(&DataType) -> bool,
-        schema: &Schema,
-        cx: &mut ResolveCx<'_>,
-    ) -> bool {
-        let found = schema.field_with_name(&column.value).ok().map(|f| f.data_type());
-        let names: Vec<&str> = schema.fields().iter().map(|f| f.name().as_str()).collect();
-        let mut d = match found {
-            Some(kind) if accepts(kind) => return true,
-            Some(kind) => Diagnostic::error(
-                "column-type",
-                format!("column `{}` is {kind}, and `plot` needs {expected}", column.value),
-            )
-            .at(column.span, format!("needs {expected}")),
-            None => {
-                Diagnostic::error("column-missing", format!("`{}` has no column `{}` to draw", cx.node, column.value))
-                    .at(column.span, "named here")
-                    .help(format!("there are {}", list(&names)))
-            }
-        };
-        for input in cx.port("from").into_iter().filter(|i| i.skipped.is_none()).take(1) {
-            d = d.and(input.producer_span, format!("`{}` gives the rows", input.producer));
-        }
-        if let Some(near) = did_you_mean(&column.value, names.iter().copied()).filter(|_| found.is_none()) {
-            d = d.help(format!("did you mean `{near}`?"));
-        }
-        cx.error(d);
-        false
-    }
-
     fn chart(&self, rows: &arrow::array::RecordBatch) -> Result<Chart, RunError> {
         let (series, marks, notes) = read::marks(self, rows)?;
         Ok(Chart {

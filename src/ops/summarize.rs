@@ -10,7 +10,7 @@ use crate::diag::{Diagnostic, Diagnostics, Span, Spanned};
 use crate::exec::{NodeCx, RunError};
 use crate::plan::Estimate;
 use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, StringArray};
-use arrow::datatypes::{DataType, Field, Schema};
+use arrow::datatypes::{DataType, Field, Int64Type, Schema};
 use arrow::row::{OwnedRow, RowConverter, SortField};
 use indexmap::IndexMap;
 pub(super) use measure::as_floats;
@@ -23,7 +23,7 @@ pub static SPEC: OpSpec = OpSpec {
     name: "summarize",
     summary: "Groups rows and computes statistics of each group",
     doc: DOC,
-    version: 1,
+    version: 2,
     inputs: FROM,
     outputs: OUT,
     fields: &[
@@ -88,8 +88,9 @@ Statistics: `count` (rows, or values of `column` that are not null), `mean`, `me
 interpolation between neighbours), `min`, `max`, `sum`, `std` (of the sample, n - 1) and `corpus-ppl`, the perplexity \
 of all tokens together: exp(sum of `nll` / sum of `tokens`). Sums are compensated, so that their error does not grow \
 with the number of rows. A bootstrap `interval` draws its samples from the seed of the node and does not depend on \
-threads or batches. Intervals take rows for independent: where a question has several rows (samples, seeds), average it \
-first with a `summarize` by `id`, and draw from that. [Statistics](statistics.md) says which interval to take.
+threads or batches. Intervals take rows for independent: where a question has several rows (seeds), average it \
+first with a `summarize` by `id`, and draw from that; of several samples take the output `questions` of `evaluate`. \
+[Statistics](statistics.md) says which interval to take.
 
 Seeds are repeated runs: `summarize` each run, then `summarize` the runs without the axis, with `mean` and `std`; \
 `pivot` in `table` shows them as 61.2 ± 1.3.
@@ -246,6 +247,8 @@ pub(super) struct Group {
     pub rows: u64,
     pub values: Vec<Vec<Option<f64>>>,
     pub notes: Vec<String>,
+    /// Whether rows are further answers to questions that have one already.
+    sampled: bool,
 }
 
 impl<'a> Groups<'a> {
@@ -282,6 +285,7 @@ impl<'a> Groups<'a> {
         let columns: Vec<ArrayRef> =
             self.columns.iter().map(|c| measure::as_floats(&named(c)?)).collect::<Result<_, _>>()?;
         let notes = Notes::of(batch, &self.spec.by, &columns);
+        let samples = batch.column_by_name("sample").and_then(|c| c.as_primitive_opt::<Int64Type>());
         self.held.add(batch.num_rows() * columns.len() * std::mem::size_of::<Option<f64>>())?;
         let keys = match &self.converter {
             Some(converter) => Some(converter.convert_columns(&keys).map_err(arrow_failed)?),
@@ -293,7 +297,10 @@ impl<'a> Groups<'a> {
             match note {
                 Some(note) if group.notes.contains(&note) => {}
                 Some(note) => group.notes.push(note),
-                None => group.add(&columns, row),
+                None => {
+                    group.add(&columns, row);
+                    group.sampled |= samples.is_some_and(|s| s.is_valid(row) && s.value(row) > 0);
+                }
             }
         }
         Ok(())
@@ -314,7 +321,9 @@ impl<'a> Groups<'a> {
             }
             arrays.extend(measure.of_groups(&groups, self.columns, cx.seed()));
         }
-        let notes: StringArray = groups.iter().map(|g| g.note(self.columns)).collect();
+        let interval = |m: &Measure| matches!(m.statistic, Statistic::Interval { .. } | Statistic::Wilson { .. });
+        let intervals = self.spec.measures.iter().any(interval);
+        let notes: StringArray = groups.iter().map(|g| g.note(self.columns, intervals)).collect();
         arrays.push(Arc::new(notes));
         RecordBatch::try_new(schema, arrays).map_err(arrow_failed)
     }
@@ -334,8 +343,11 @@ impl Group {
     }
 
     /// What a reader must know of the group's numbers.
-    fn note(&self, columns: &[String]) -> Option<String> {
+    fn note(&self, columns: &[String], intervals: bool) -> Option<String> {
         let mut notes = self.notes.clone();
+        if self.sampled && intervals {
+            notes.push("the interval takes samples of one question for independent, and is too narrow".into());
+        }
         for (column, values) in columns.iter().zip(&self.values) {
             let nulls = values.iter().filter(|v| v.is_none()).count();
             let odd = values.iter().flatten().filter(|v| !v.is_finite()).count();

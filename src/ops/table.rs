@@ -26,7 +26,7 @@ pub static SPEC: OpSpec = OpSpec {
     name: "table",
     summary: "Shows rows as a table in the terminal and writes it to files",
     doc: DOC,
-    version: 1,
+    version: 2,
     inputs: &[InputSpec {
         name: "from",
         doc: "the rows to show; several inputs come one below the other, with a column for each matrix axis",

@@ -27,10 +27,15 @@ impl Face {
 
     /// The width of one line of text, in the unit of `size`. A character that the font lacks counts as a full em.
     pub fn width(&self, text: &str, size: f32) -> f32 {
+        text.chars().map(self.advances()).sum::<f32>() * size / self.units_per_em
+    }
+
+    /// The advance of a character in font units.
+    fn advances(&self) -> impl Fn(char) -> f32 {
         let charmap = self.font.charmap();
         let metrics = self.font.glyph_metrics(Size::unscaled(), LocationRef::default());
-        let advance = |c| charmap.map(c).and_then(|g| metrics.advance_width(g)).unwrap_or(self.units_per_em);
-        text.chars().map(advance).sum::<f32>() * size / self.units_per_em
+        let em = self.units_per_em;
+        move |c| charmap.map(c).and_then(|g| metrics.advance_width(g)).unwrap_or(em)
     }
 
     /// The text, cut with an ellipsis where it is wider than `width`.
@@ -38,15 +43,18 @@ impl Face {
         if self.width(text, size) <= width {
             return text.to_string();
         }
-        let mut kept: Vec<char> = text.chars().collect();
-        while !kept.is_empty() {
-            kept.pop();
-            let cut: String = kept.iter().chain(['…'].iter()).collect();
-            if self.width(&cut, size) <= width {
-                return cut;
-            }
+        let advance = self.advances();
+        let ellipsis = advance('…');
+        let fits = |units: f32| (units + ellipsis) * size / self.units_per_em <= width;
+        if !fits(0.0) {
+            return String::new();
         }
-        String::new()
+        let mut units = 0.0;
+        let fitting = text.chars().take_while(|c| {
+            units += advance(*c);
+            fits(units)
+        });
+        fitting.chain(['…']).collect()
     }
 }
 
@@ -67,5 +75,6 @@ mod tests {
         let cut = REGULAR.fit("a rather long name", 12.0, 60.0);
         assert!(cut.ends_with('…') && REGULAR.width(&cut, 12.0) <= 60.0);
         assert_eq!(REGULAR.fit("short", 12.0, 60.0), "short");
+        assert_eq!((REGULAR.fit("mm", 12.0, 13.0).as_str(), REGULAR.fit("mm", 12.0, 1.0).as_str()), ("…", ""));
     }
 }

@@ -172,6 +172,18 @@ pub fn texts(column: &dyn Array, format: Format) -> Vec<Option<String>> {
     }
 }
 
+/// The cells of a column as keys: unlike in [`texts`], no two different numbers are the same text, and a number is as short
+/// as people write it.
+pub fn keys(column: &dyn Array) -> Vec<Option<String>> {
+    // Zero has no sign as a key.
+    let key = |value: f64| (value + 0.0).to_string();
+    match column.data_type() {
+        DataType::Float64 => column.as_primitive::<Float64Type>().iter().map(|v| v.map(key)).collect(),
+        DataType::Float32 => column.as_primitive::<Float32Type>().iter().map(|v| v.map(|v| key(v.into()))).collect(),
+        _ => texts(column, Format::default()),
+    }
+}
+
 fn other(column: &dyn Array, row: usize) -> String {
     arrow::util::display::array_value_to_string(column, row).unwrap_or_else(|error| format!("<{error}>"))
 }
@@ -271,6 +283,13 @@ mod tests {
     #[test]
     fn odd_numbers_are_shown() {
         assert_eq!(shown(&[f64::NAN, f64::NEG_INFINITY, 1.5]), ["NaN", "-inf", "1.500"]);
+    }
+
+    #[test]
+    fn different_numbers_are_different_keys() {
+        let column = arrow::array::Float64Array::from(vec![Some(0.5), Some(1000.1), Some(1000.2), Some(-0.0), None]);
+        let keys: Vec<String> = keys(&column).into_iter().map(Option::unwrap_or_default).collect();
+        assert_eq!(keys, ["0.5", "1000.1", "1000.2", "0", ""]);
     }
 
     #[test]

@@ -149,6 +149,7 @@ fn latex_single(text: &str) -> String {
     let escaped = escape_latex(text);
     match escaped.split_once('e') {
         Some((digits, exponent)) if exponent.parse::<i32>().is_ok() => format!("${digits} \\cdot 10^{{{exponent}}}$"),
+        _ if text == "-inf" => "$-\\infty$".into(),
         _ if text.starts_with('-') => format!("${escaped}$"),
         _ if text == "inf" => "$\\infty$".into(),
         _ => escaped,

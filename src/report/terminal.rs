@@ -24,6 +24,7 @@ pub fn render(grid: &Grid) -> String {
     }
     if grid.rows.is_empty() {
         out.push_str("no rows\n");
+        footer(grid, &[], &mut out);
         return out;
     }
     let (sheet, constants) = Sheet::of(grid).without_constants();
@@ -242,10 +243,15 @@ impl Sheet {
 
     /// Narrows the widest text column again and again; whether the table fits then.
     fn wrap_texts(&mut self) -> bool {
+        let least: Vec<usize> = self.strips.iter().map(Strip::narrowest).collect();
+        // No column is wider than the terminal in the end, so there is no need to get there step by step.
+        for (strip, least) in self.strips.iter_mut().zip(&least) {
+            strip.width = strip.width.min(WIDTH.max(*least));
+        }
         while !self.fits() {
-            let widest = self.strips.iter_mut().filter(|s| s.width > s.narrowest()).max_by_key(|s| s.width);
-            match widest {
-                Some(strip) => strip.width -= 1,
+            let wide = self.strips.iter_mut().zip(&least).filter(|(strip, least)| strip.width > **least);
+            match wide.max_by_key(|(strip, _)| strip.width) {
+                Some((strip, _)) => strip.width -= 1,
                 None => return false,
             }
         }
@@ -505,6 +511,9 @@ mod tests {
     #[test]
     fn an_empty_table_says_so() {
         assert_eq!(render(&grid(&[("a", false)], &[])), "no rows\n");
+        let why = vec![super::super::grid::Legend::text("not shown: set = a: skipped: no file".into())];
+        let empty = Grid { legend: why, ..grid(&[("a", false)], &[]) };
+        assert_eq!(render(&empty), "no rows\n\nnot shown: set = a: skipped: no file\n");
     }
 
     #[test]

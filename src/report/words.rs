@@ -1,6 +1,6 @@
 //! Counts and times as people read them.
 
-/// `1 row`, `12 345 rows`.
+/// `1 row`, `12,345 rows`.
 pub fn rows(n: u64) -> String {
     format!("{} {}", number(n), if n == 1 { "row" } else { "rows" })
 }

@@ -32,7 +32,7 @@ pub fn mcnemar(only_first: u64, only_second: u64) -> f64 {
 /// The two-sided p value of the paired permutation test: were both methods alike, each question's difference could as
 /// well have the other sign. The statistic is the mean difference. Goes through all signs where few pairs differ,
 /// otherwise draws `resamples` of them and counts the given ones as one more. `None` of no pairs, or where a difference
-/// is not finite.
+/// or the sum of their sizes is not finite.
 ///
 /// Every resample has a random stream of its own, so the result does not depend on threads. On differences of -1, 0 and
 /// 1 the exact form is McNemar's test.
@@ -42,6 +42,9 @@ pub fn sign_flip(differences: &[f64], resamples: usize, seed: u64) -> Option<f64
     }
     let moved: Vec<f64> = differences.iter().copied().filter(|d| *d != 0.0).collect();
     let size = sum(moved.iter().map(|d| d.abs()));
+    if !size.is_finite() {
+        return None;
+    }
     // Sums that are equal but for rounding count as equally extreme.
     let bound = sum(moved.iter().copied()).abs() - 1e-12 * size;
     if moved.len() <= EXACT_PAIRS {
@@ -125,6 +128,7 @@ mod tests {
         assert_eq!(sign_flip(&[0.7], 100, 1), Some(1.0));
         assert_eq!(sign_flip(&[], 100, 1), None);
         assert_eq!(sign_flip(&[1.0, f64::NAN], 100, 1), None);
+        assert_eq!(sign_flip(&[f64::MAX; 3], 100, 1), None);
         // The smallest p value that so many draws can give.
         assert_eq!(sign_flip(&[1.0; 64], 999, 1), Some(0.001));
     }

@@ -164,12 +164,12 @@ impl Grid {
 
     /// Swaps neighbours while that removes crossings.
     fn swap_neighbours(&mut self) {
+        let mut position = self.positions();
         for row in 0..self.rows.len() {
             let mut improved = true;
             while improved {
                 improved = false;
                 for p in 1..self.rows[row].len() {
-                    let position = self.positions();
                     let (a, b) = (self.rows[row][p - 1], self.rows[row][p]);
                     let count = |l: usize, r: usize| {
                         self.pair(&self.items[l].above, &self.items[r].above, &position)
@@ -177,6 +177,7 @@ impl Grid {
                     };
                     if count(b, a) < count(a, b) {
                         self.rows[row].swap(p - 1, p);
+                        position.swap(a, b);
                         improved = true;
                     }
                 }

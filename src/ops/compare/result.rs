@@ -217,7 +217,10 @@ impl Row {
             Some(_) => self.test = Some("sign-flip"),
             None => {
                 let odd = differences.iter().filter(|d| !d.is_finite()).count();
-                self.notes.push(format!("not tested: {odd} of {} differences are not finite", differences.len()));
+                self.notes.push(match odd {
+                    0 => "not tested: the differences are too large to add up".into(),
+                    _ => format!("not tested: {odd} of {} differences are not finite", differences.len()),
+                });
             }
         }
     }

@@ -92,6 +92,34 @@ fn questions_with_several_rows_count_once() {
     insta::assert_snapshot!(picked(apart, &inputs, &columns), @r#"40 6 0.4 "mcnemar" 0.0015438795089721697 null"#);
 }
 
+/// As `evaluate` gives them: an id and a number for each answer, where several are asked for.
+#[test]
+fn samples_are_answers_to_one_question() {
+    let answer = |i: usize, samples: usize, right: bool| {
+        let id = if samples > 1 { format!("q:{}#{}", i / samples, i % samples) } else { format!("q:{i}") };
+        json!({ "id": id, "sample": i % samples, "correct": right })
+    };
+    let several: Vec<Value> = (0..40).map(|i| answer(i, 4, i % 4 > 0)).collect();
+    let one: Vec<Value> = (0..10).map(|i| answer(i, 1, i < 2)).collect();
+    let inputs = [
+        given("from", "v[method=several]", rows(&json!(several).to_string())),
+        given("from", "v[method=one]", rows(&json!(one).to_string())),
+    ];
+    let columns = ["pairs", "mean", "other_mean", "test", "unpaired", "note"];
+    let node = r#"compare "c" from="x" method="method""#;
+    let note = "each question is the mean of its rows (up to 4 of a method)";
+    assert_eq!(picked(node, &inputs, &columns), format!("10 0.75 0.2 \"sign-flip\" 0 \"{note}\"\n"));
+    let apart = r#"compare "c" from="x" method="method" { on "id" "sample" }"#;
+    let unpaired = picked(apart, &inputs, &["pairs", "unpaired"]);
+    assert_eq!(unpaired, "0 50\n", "an answer of its own has no partner");
+    // An id that only looks like that of a sample is left alone.
+    let named = [("a", 1), ("b", 0)].map(|(m, right)| {
+        let row = |i: usize| json!({ "id": format!("q#{}", i + 5), "sample": i, "correct": right == 1 });
+        given("from", &format!("v[method={m}]"), rows(&json!((0..3).map(row).collect::<Vec<_>>()).to_string()))
+    });
+    assert_eq!(picked(node, &named, &["pairs", "test"]), "3 \"mcnemar\"\n");
+}
+
 #[test]
 fn numbers_are_compared_by_sign_flips() {
     let first = [4.54, 2.35, 4.77, 2.27, 2.67, 2.59, 3.27, 2.30, 5.13, 6.35, 9.269, 11.96];

@@ -16,6 +16,9 @@ use indexmap::IndexSet;
 /// More points than a reader or a browser can handle.
 const MAX_POINTS: usize = 50_000;
 const MAX_BARS: usize = 2_000;
+/// More series make a legend that is larger than its chart.
+const MAX_SERIES: usize = 200;
+const MAX_NOTES: usize = 20;
 
 /// The names of the series, the marks, and notes below the chart.
 pub fn marks(plot: &Plot, rows: &RecordBatch) -> Result<(Vec<String>, Marks, Vec<String>), RunError> {
@@ -27,7 +30,15 @@ pub fn marks(plot: &Plot, rows: &RecordBatch) -> Result<(Vec<String>, Marks, Vec
     };
     // One series without a column that names it needs no legend.
     let names = if plot.series.is_some() { table.series.into_iter().collect() } else { Vec::new() };
-    Ok((names, marks, notes))
+    Ok((names, marks, few(notes)))
+}
+
+/// As many notes as fit below a chart.
+fn few(mut notes: Vec<String>) -> Vec<String> {
+    let more = notes.len().saturating_sub(MAX_NOTES);
+    notes.truncate(MAX_NOTES);
+    notes.extend((more > 0).then(|| format!("and {more} more")));
+    notes
 }
 
 /// The columns that a chart reads.
@@ -51,6 +62,11 @@ impl<'a> Table<'a> {
                 vec![0; rows.num_rows()]
             }
         };
+        if series.len() > MAX_SERIES {
+            let message = format!("the chart would have {} series, and can have {MAX_SERIES}", series.len());
+            return Err(RunError::failed("too-many-marks", message)
+                .help("name a `series` column with fewer values, or bring fewer rows with `filter`"));
+        }
         let optional = |c: Option<&Spanned<String>>| match c {
             Some(column) => floats(rows, column),
             None => Ok(vec![None; rows.num_rows()]),

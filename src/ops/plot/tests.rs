@@ -114,6 +114,15 @@ fn two_rows_for_one_bar_are_an_error() {
 }
 
 #[test]
+fn a_legend_without_end_is_refused() {
+    let all: Vec<String> = (0..201).map(|i| format!(r#"{{"id": "{i}", "x": {i}, "y": 1}}"#)).collect();
+    let input = given("from", "x", rows(&format!("[{}]", all.join(","))));
+    let node = Node::new(r#"plot "p" from="x" kind="scatter" x="x" y="y" series="id""#, &[input]).unwrap();
+    let Err(error) = node.run(10) else { panic!("accepted") };
+    assert_eq!(error.to_string(), "the chart would have 201 series, and can have 200");
+}
+
+#[test]
 fn what_makes_no_sense_is_refused() {
     let refused = [
         r#"plot "p" from="cells" kind="bar" x="set""#,
@@ -150,17 +159,15 @@ fn what_makes_no_sense_is_refused() {
     error [meaningless-field]: `kind="scatter"` has one column along `x`
       at: one too many
 
-    error [column-missing]: `test` has no column `sets` to draw
+    error [column-missing]: `test` has no column `sets`
       at: named here
       at: `cells` gives the rows
       help: there are `id`, `set`, `variant`, `ppl`, `low`, `high` and `note`
       help: did you mean `set`?
-    error [column-type]: column `variant` is Utf8, and `plot` needs a number
+    error [column-type]: column `variant` is text, and `plot` needs a number
       at: needs a number
-      at: `cells` gives the rows
 
-    error [column-type]: column `set` is Utf8, and `plot` needs a number
+    error [column-type]: column `set` is text, and `plot` needs a number
       at: needs a number
-      at: `cells` gives the rows
     "#);
 }

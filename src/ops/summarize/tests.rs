@@ -52,6 +52,23 @@ fn statistics_are_those_of_numpy() {
 }
 
 #[test]
+fn samples_of_one_question_make_an_interval_too_narrow_and_it_says_so() {
+    let rows = |last: u32| {
+        rows(&format!(
+            r#"[{{"id": "q#0", "sample": 0, "right": true}}, {{"id": "r#0", "sample": {last}, "right": false}}]"#
+        ))
+    };
+    let note = |statistics: &str, last: u32| {
+        let node = format!("summarize \"s\" from=\"x\" {{ {statistics} }}");
+        rows_json(&run(&node, &[given("from", "x", rows(last))], 7).rows[0])[0]["note"].clone()
+    };
+    let interval = r#"interval "low" "high" column="right" method="wilson""#;
+    assert!(note(interval, 1).as_str().unwrap().contains("too narrow"));
+    assert!(note(interval, 0).is_null());
+    assert!(note(r#"value "mean" fn="mean" column="right""#, 1).is_null());
+}
+
+#[test]
 fn the_preset_names_what_score_ppl_gives() {
     let out =
         &run(r#"summarize "s" from="x" preset="perplexity" { by "variant" }"#, &[given("from", "x", scored(60))], 9)

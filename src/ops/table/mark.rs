@@ -5,7 +5,7 @@ use super::super::{Default, FieldKind, FieldSpec, Fields, ResolveCx, is_number, 
 use super::NOTE;
 use crate::diag::{Diagnostic, Spanned};
 use crate::exec::RunError;
-use crate::report::grid::{Format, Legend, Mark, texts};
+use crate::report::grid::{Format, Legend, Mark, keys};
 use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, Float64Array, RecordBatch};
 use arrow::datatypes::{DataType, Field, Float64Type, Schema};
 use serde_json::json;
@@ -88,7 +88,7 @@ impl Behind {
     pub fn column_of(&self, table: &RecordBatch) -> Result<ArrayRef, RunError> {
         let values = floats(table, &self.column)?;
         let keys: Vec<Vec<Option<String>>> =
-            self.within.iter().filter_map(|w| table.column_by_name(w)).map(|c| texts(c, Format::default())).collect();
+            self.within.iter().filter_map(|w| table.column_by_name(w)).map(|c| keys(c)).collect();
         let key = |row: usize| keys.iter().map(|k| k[row].clone()).collect::<Vec<_>>();
         let mut best: HashMap<Vec<Option<String>>, f64> = HashMap::new();
         for (row, value) in values.iter().enumerate() {

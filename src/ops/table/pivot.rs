@@ -7,7 +7,7 @@ use super::mark::floats;
 use super::{Column, NOTE, format_of};
 use crate::diag::{Diagnostic, Diagnostics, Spanned};
 use crate::exec::RunError;
-use crate::report::grid::{Format, Grid, Head, Legend, Mark, Style, numbers, texts};
+use crate::report::grid::{self, Format, Grid, Head, Legend, Mark, Style, numbers, texts};
 use crate::report::terminal::MISSING;
 use arrow::array::{Array, AsArray, RecordBatch};
 use arrow::datatypes::{DataType, Schema};
@@ -271,7 +271,7 @@ impl Pivot {
 fn keys(table: &RecordBatch, names: &[Spanned<String>]) -> Vec<Keys> {
     let columns: Vec<Keys> = names
         .iter()
-        .map(|n| table.column_by_name(n).map_or_else(|| vec![None; table.num_rows()], |c| texts(c, Format::default())))
+        .map(|n| table.column_by_name(n).map_or_else(|| vec![None; table.num_rows()], |c| grid::keys(c)))
         .collect();
     (0..table.num_rows()).map(|row| columns.iter().map(|c| c[row].clone()).collect()).collect()
 }

@@ -5,7 +5,7 @@ use super::NOTE;
 use super::mark::with_column;
 use crate::diag::{Diagnostic, Diagnostics, Span, Spanned};
 use crate::exec::RunError;
-use crate::report::grid::{Format, texts};
+use crate::report::grid::keys;
 use arrow::array::{Array, ArrayRef, Float64Array, RecordBatch, StringArray};
 use arrow::csv::ReaderBuilder;
 use arrow::csv::reader::Format as CsvFormat;
@@ -126,7 +126,7 @@ impl Published {
             .on
             .iter()
             .map(|(ours, _)| match table.column_by_name(&ours.value) {
-                Some(column) => texts(column, Format::default()),
+                Some(column) => keys(column),
                 None => vec![None; table.num_rows()],
             })
             .collect();
@@ -166,8 +166,10 @@ impl Published {
             }
             let key: Vec<String> = on.iter().map(|at| line[*at].clone()).collect();
             let text = &line[value];
-            let parsed: f64 =
-                text.parse().map_err(|_| failed(format!("row {}: `{text}` is not a number", number + 1)))?;
+            let parsed: f64 = text.parse().map_err(|_| {
+                failed(format!("row {}: `{text}` is not a number", number + 1))
+                    .help("leave out lines without a value, or pick others with `where`")
+            })?;
             match values.insert(key.clone(), parsed) {
                 Some(other) if other != parsed => {
                     let problem = format!("two values for {}: {other} and {parsed}", key.join(", "));

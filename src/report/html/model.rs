@@ -74,6 +74,8 @@ pub struct Shown {
     pub pictures: Vec<Picture>,
     /// Text that the node printed, where there is nothing better.
     pub printed: Option<Text>,
+    /// What is not on the page.
+    pub remark: String,
     pub files: Vec<Link>,
 }
 

@@ -27,13 +27,17 @@ const STEP: &str = "step";
 
 /// Tables and charts of all nodes, and where files lie.
 pub fn results(run: &Run<'_>, link: impl Fn(&str) -> Link) -> Vec<Shown> {
-    let mut all = Vec::new();
+    let mut all: Vec<Shown> = Vec::new();
     for instances in run.groups.values() {
-        let shown = instances.iter().filter_map(|&node| {
+        let mut shown = instances.iter().filter_map(|&node| {
             let artifact = run.artifacts[node].as_ref()?;
             one(run, node, artifact, &link)
         });
-        all.extend(shown.take(INSTANCES));
+        all.extend(shown.by_ref().take(INSTANCES));
+        let more = shown.count();
+        if let Some(last) = all.last_mut().filter(|_| more > 0) {
+            last.remark = format!("{} more of this sweep are not on the page.", number(more as u64));
+        }
     }
     for (i, shown) in all.iter_mut().enumerate() {
         shown.id = format!("r{i}");
@@ -43,10 +47,11 @@ pub fn results(run: &Run<'_>, link: impl Fn(&str) -> Link) -> Vec<Shown> {
 
 fn one(run: &Run<'_>, node: usize, artifact: &Artifact, link: &impl Fn(&str) -> Link) -> Option<Shown> {
     let info = &run.info.nodes[node];
+    let name = clean(&run.name(node));
     let mut shown = Shown {
-        node: run.name(node),
+        node: name.clone(),
         anchor: run.anchor(node),
-        title: run.name(node),
+        title: name,
         doc: clean(info.doc.as_deref().unwrap_or_default()),
         files: info.files.iter().map(|f| link(f)).collect(),
         ..Shown::default()
@@ -112,10 +117,11 @@ pub fn curves(run: &Run<'_>, speeds: &Speeds) -> Vec<Shown> {
     let mut all: Vec<Shown> = Vec::new();
     for (base, instances) in &run.groups {
         let mut logs = Vec::new();
-        let mut note = None;
+        let (mut note, mut more) = (None, 0);
         for &node in instances {
             match run.artifacts[node].as_ref().map(log) {
                 Some(Ok(Some(batch))) if logs.len() < SERIES => logs.push((run.name(node), batch)),
+                Some(Ok(Some(_))) => more += 1,
                 Some(Err(error)) => note = Some(cut(&unreadable(&error))),
                 _ => {}
             }
@@ -125,11 +131,16 @@ pub fn curves(run: &Run<'_>, speeds: &Speeds) -> Vec<Shown> {
         }
         all.push(Shown {
             id: format!("c{}", all.len()),
-            node: base.clone(),
+            node: clean(base),
             anchor: run.anchor(instances[0]),
-            title: base.clone(),
+            title: clean(base),
             pictures: charts(&logs).into_iter().chain(speed(&logs, speeds)).collect(),
             printed: note,
+            remark: if more == 0 {
+                String::new()
+            } else {
+                format!("{} more of this sweep are not drawn.", number(more))
+            },
             ..Shown::default()
         });
     }

@@ -14,7 +14,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 /// Instances of a sweep that give samples.
 const INSTANCES: usize = 3;
-/// Instances of one swept node in a row's lineage, and steps in all.
+/// Instances of one swept node in a row's lineage, and steps in all; what is left out is counted.
 const SAME_NODE: usize = 3;
 const STEPS: usize = 16;
 
@@ -153,7 +153,7 @@ fn rows(batch: &RecordBatch, positions: BTreeSet<u64>) -> Vec<Row> {
 
 fn title(run: &Run<'_>, (node, output): Place) -> String {
     let outputs = &run.info.nodes[node].outputs;
-    let name = run.name(node);
+    let name = clean(&run.name(node));
     match outputs.get(output) {
         Some(output) if outputs.len() > 1 => format!("{name}, output {}", output.name),
         _ => name,
@@ -201,14 +201,7 @@ fn sources(run: &Run<'_>, node: usize, row: &Row, ancestors: &BTreeSet<Place>) -
     let agrees = |axis: &str, value: &str| {
         bindings.get(axis).is_none_or(|v| v == value) && row.get(axis).is_none_or(|v| v == value)
     };
-    let mut taken: HashMap<(&str, usize), usize> = HashMap::new();
-    let fits = |place: &&Place| {
-        let name = &run.info.nodes[place.0].name;
-        let count = taken.entry((&name.base, place.1)).or_default();
-        let fits = *count < SAME_NODE && name.bindings.0.iter().all(|(axis, value)| agrees(axis, value));
-        *count += usize::from(fits);
-        fits
-    };
+    let fits = |place: &&Place| run.info.nodes[place.0].name.bindings.0.iter().all(|(axis, value)| agrees(axis, value));
     ancestors.iter().filter(fits).copied().collect()
 }
 
@@ -263,12 +256,15 @@ fn tell(run: &Run<'_>, sampled: &Sampled, found: &Found) -> Sample {
 fn lineage(run: &Run<'_>, node: usize, row: &Row, above: &BTreeSet<Place>, found: &Found) -> (Vec<Step>, usize) {
     let ids = ids(row);
     let mut last: HashMap<String, Value> = HashMap::new();
+    let mut taken: HashMap<(&str, usize), usize> = HashMap::new();
     let mut steps = Vec::new();
     let mut more = 0;
     for place in sources(run, node, row, above) {
         let here = found.get(&place).and_then(|rows| ids.iter().find_map(|id| rows.get(id)));
         let Some(earlier) = here else { continue };
-        if steps.len() == STEPS {
+        let same = taken.entry((&run.info.nodes[place.0].name.base, place.1)).or_default();
+        *same += 1;
+        if *same > SAME_NODE || steps.len() == STEPS {
             more += 1;
             continue;
         }

@@ -1,7 +1,7 @@
 //! Histograms; several series lie over each other.
 
 use super::frame::XAxis;
-use super::scale::{Kind, Scale};
+use super::scale::{Kind, Scale, alike};
 use super::style::{Key, SOFT, colour, fill, patterns, stroke};
 use super::svg::{Anchor, Text};
 use super::{Chart, Frame};
@@ -56,7 +56,7 @@ pub fn bins(kind: Kind, series: &[Vec<f64>], wanted: Option<usize>) -> (Vec<f64>
     let (Some(low), Some(high)) = (sorted.first().copied(), sorted.last().copied()) else {
         return (vec![0.0, 1.0], vec![vec![0]; series.len()]);
     };
-    let (low, high) = if low == high { (low - 0.5, high + 0.5) } else { (low, high) };
+    let (low, high) = if alike(low, high) { (low - 0.5, high + 0.5) } else { (low, high) };
     let count = wanted.unwrap_or_else(|| advised(&sorted, high - low)).max(1);
     let edge = |i: usize| low + (high / count as f64 - low / count as f64) * i as f64;
     let mut counts = vec![vec![0; count]; series.len()];
@@ -102,6 +102,8 @@ mod tests {
         assert_eq!(bins(Kind::Linear, &[vec![]], None).1, [[0]]);
         let (edges, counts) = bins(Kind::Linear, &[vec![3.0; 5]], None);
         assert_eq!((edges[0], counts[0].iter().sum::<u64>()), (2.5, 5));
+        let (edges, counts) = bins(Kind::Linear, &[vec![0.3, 0.1 + 0.2]], Some(5));
+        assert_eq!((edges[0], counts[0].iter().sum::<u64>()), (-0.2, 2));
         let (_, counts) = bins(Kind::Linear, &[vec![-1e308, 1e308]], Some(4));
         assert_eq!(counts[0], [1, 0, 0, 1]);
     }

@@ -57,12 +57,17 @@ impl Scale {
 
 /// Steps of 1, 2, 2.5 or 5 times a power of ten.
 fn linear(low: f64, high: f64, wanted: usize) -> ((f64, f64), Vec<f64>) {
-    let (low, high) = if low == high { around(low) } else { (low, high) };
+    let (low, high) = if alike(low, high) { around(low) } else { (low, high) };
     let step = round_step((high / wanted as f64) - (low / wanted as f64));
     let (first, last) = ((low / step).floor(), (high / step).ceil());
     let count = (last - first).clamp(1.0, 1000.0) as usize;
     let ticks: Vec<f64> = (0..=count).map(|i| (first + i as f64) * step).map(clean).collect();
     ((ticks[0], ticks[ticks.len() - 1]), ticks)
+}
+
+/// Whether two numbers differ by rounding at most: steps between them would be lost in their last digits.
+pub fn alike(low: f64, high: f64) -> bool {
+    high - low <= 1e-10 * low.abs().max(high.abs())
 }
 
 /// A range around one number.
@@ -158,6 +163,15 @@ mod tests {
         assert_eq!(ticks(Kind::Log, 2.27, 51.3), ["2", "5", "10", "20", "50", "100"]);
         assert_eq!(ticks(Kind::Log, 1.0, 1e4), ["1", "10", "100", "1000", "10000"]);
         assert_eq!(ticks(Kind::Log, 1e-12, 1e12).len(), 7);
+    }
+
+    #[test]
+    fn numbers_that_differ_by_rounding_have_an_axis() {
+        for (low, high) in [(0.3, 0.1 + 0.2), (1e6, 1e6 + 1e-9), (-0.30000000000000004, -0.3), (0.0, 0.0)] {
+            let scale = Scale::new(Kind::Linear, low, high, (0.0, 100.0), 6);
+            assert!(scale.domain.0 < scale.domain.1, "{low} to {high}: {scale:?}");
+            assert!([low, high].iter().all(|v| scale.at(*v).is_finite()), "{low} to {high}: {scale:?}");
+        }
     }
 
     #[test]

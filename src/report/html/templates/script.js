@@ -18,11 +18,13 @@
   });
   addEventListener("afterprint", function () { opened.forEach(function (d) { d.open = false; }); });
 
-  var scale = { s: 1, m: 60, h: 3600, KiB: 1024, MiB: 1048576, GiB: 1073741824, B: 1 };
-  function value(text) {
-    var plain = text.replace(/,/g, "").trim();
-    if (plain === "" || plain === "–") return null;
-    var parts = plain.match(/^(-?[\d.]+(?:e[-+]?\d+)?) ?(s|m|h|B|KiB|MiB|GiB|%)?(?: (\d+)([ms]))?$/);
+  var scale = { s: 1, m: 60, h: 3600, B: 1, KiB: 1024, MiB: 1048576, GiB: 1073741824, TiB: 1099511627776, M: 1e6 };
+  function value(cell) {
+    var plain = cell.textContent.replace(/,/g, "").trim();
+    if (plain === "" || plain.charAt(0) === "–") return null;
+    var parts = plain.match(/^(-?[\d.]+(?:e[-+]?\d+)?) ?(s|m|h|B|KiB|MiB|GiB|TiB|M|%)?(?: (\d+)([ms]))?$/);
+    // Behind a number there can be its deviation, stars and the number of a note.
+    if (!parts && cell.classList.contains("number")) parts = plain.match(/^(-?[\d.]+(?:e[-+]?\d+)?)/);
     if (!parts) return plain.toLowerCase();
     return parseFloat(parts[1]) * (scale[parts[2]] || 1) + (parts[3] ? parts[3] * scale[parts[4]] : 0);
   }
@@ -44,7 +46,7 @@
         var down = head.getAttribute("aria-sort") === "ascending" ? -1 : 1;
         Array.prototype.forEach.call(head.parentElement.cells, function (c) { c.removeAttribute("aria-sort"); });
         head.setAttribute("aria-sort", down === 1 ? "ascending" : "descending");
-        var rows = Array.prototype.map.call(body.rows, function (r) { return [value(r.cells[column].textContent), r]; });
+        var rows = Array.prototype.map.call(body.rows, function (r) { return [value(r.cells[column]), r]; });
         rows.sort(function (a, b) { return a[0] === null || b[0] === null ? compare(a[0], b[0]) : down * compare(a[0], b[0]); });
         rows.forEach(function (r) { body.appendChild(r[1]); });
       });
