@@ -1,5 +1,6 @@
 //! Reads a pipeline file and what it includes into one list of top-level nodes.
 
+use super::scope::{Piece, pieces};
 use crate::diag::{Diagnostic, Diagnostics, Sources, Span};
 use crate::syntax::{self, Node, Scalar};
 use std::io::Read;
@@ -147,25 +148,20 @@ impl<'a> Loader<'a> {
     /// The path with the values of the parameters that it names. They must be declared above the include, because what
     /// stands below may depend on it.
     fn with_params(&mut self, written: &str, span: Span) -> Option<String> {
-        let (mut path, mut rest) = (String::new(), written);
-        while let Some((before, after)) = rest.split_once("${") {
-            path.push_str(before);
-            let value = after.split_once('}').and_then(|(name, after)| {
-                rest = after;
-                self.param(name)
-            });
-            let Some(value) = value else {
-                self.diagnostics.push(
-                    Diagnostic::error("bad-include", format!("`{written}` names no parameter that is known here"))
-                        .at(span, "a path may name string parameters, as `${name}`")
-                        .help("declare the `param` above the `include`, with a default or a value from `-P`"),
-                );
-                return None;
-            };
-            path.push_str(&value);
+        let text = |piece: Piece<'_>| match piece {
+            Piece::Text(text) => Some(text),
+            Piece::Name { name, attribute: None, .. } => self.param(name),
+            Piece::Name { .. } => None,
+        };
+        let path = pieces(written).ok().and_then(|pieces| pieces.into_iter().map(text).collect());
+        if path.is_none() {
+            self.diagnostics.push(
+                Diagnostic::error("bad-include", format!("`{written}` names no parameter that is known here"))
+                    .at(span, "a path may name string parameters, as `${name}`")
+                    .help("declare the `param` above the `include`, with a default or a value from `-P`"),
+            );
         }
-        path.push_str(rest);
-        Some(path)
+        path
     }
 
     /// The value of a parameter that was declared so far: that of the command line, or the default. Whether it is one of

@@ -219,6 +219,12 @@ fn condition(node: &Node, matrix: &Matrix, scope: &Scope<'_>, diagnostics: &mut 
             });
             continue;
         };
+        if condition.iter().any(|(axis, _)| *axis == index) {
+            let message = format!("{owner} names the axis `{}` twice", name.value);
+            let help = "put all of its values behind one name";
+            diagnostics.push(Diagnostic::error("duplicate-field", message).at(name.span, "second here").help(help));
+            continue;
+        }
         let mut allowed = HashSet::new();
         for entry in entries {
             let Some(value) = scope.value(entry, diagnostics) else { continue };

@@ -195,16 +195,17 @@ pub(super) fn plain(value: &Value) -> Option<String> {
     }
 }
 
+/// A part of a string with `${...}` in it.
 #[derive(Debug, PartialEq)]
-enum Piece<'t> {
+pub(super) enum Piece<'t> {
     Text(String),
     Name { name: &'t str, attribute: Option<&'t str>, range: std::ops::Range<usize> },
 }
 
-type BadPiece = (std::ops::Range<usize>, String);
+pub(super) type BadPiece = (std::ops::Range<usize>, String);
 
-/// Splits a string at its `${...}`. An empty string has no pieces.
-fn pieces(text: &str) -> Result<Vec<Piece<'_>>, BadPiece> {
+/// Splits a string at its `${...}`; the error says where in it and why. An empty string has no pieces.
+pub(super) fn pieces(text: &str) -> Result<Vec<Piece<'_>>, BadPiece> {
     let mut pieces = Vec::new();
     let mut plain = String::new();
     let mut at = 0;

@@ -1,4 +1,4 @@
-//! A folder shaped like the paper's released data, with content of our own, and the recipes that read it.
+//! Data shaped like that which the paper released, with content of our own, and the recipes that read it.
 
 use std::path::Path;
 use std::process::Command;
@@ -28,34 +28,57 @@ const ROWS: [[&str; 5]; 3] = [
     ],
 ];
 
-const FILES: [&str; 4] = [
-    "groundtruth.json",
-    "openai_gpt4_data.json",
-    "openai_direct_paraphrase_gpt4_answer.json",
-    "mistral_minimum_change_data.json",
+/// The files of every set, and the column of [`ROWS`] that their answers come from.
+const FILES: [(&str, usize); 4] = [
+    ("groundtruth", 1),
+    ("openai_gpt4_data", 2),
+    ("openai_direct_paraphrase_gpt4_answer", 3),
+    ("mistral_minimum_change_data", 4),
 ];
 
-/// Writes the folder. As in the release, no set but GSM8K has Claude's answers.
-pub fn write(folder: &Path) {
-    for set in ["GSM8K", "MATH", "ECQA"] {
-        std::fs::create_dir_all(folder.join(set)).expect("a folder");
-        for (column, file) in FILES.iter().enumerate() {
-            rows(&folder.join(set).join(file), column + 1);
+/// Those that were released for GSM8K alone.
+const OF_GSM8K: [(&str, usize); 2] = [("anthropic_Claud", 3), ("llama_minimum_change_data", 4)];
+
+/// Writes rows, and manifests that take the place of those that come with the program.
+fn write(here: &Path) {
+    std::fs::create_dir_all(here.join("datasets")).expect("a folder");
+    for (set, name) in [("GSM8K", "sml-gsm8k"), ("MATH", "sml-math"), ("ECQA", "sml-ecqa")] {
+        let folder = here.join("data").join(set);
+        std::fs::create_dir_all(&folder).expect("a folder");
+        let mut splits = String::new();
+        for (file, column) in FILES.iter().chain(OF_GSM8K.iter().filter(|_| set == "GSM8K")) {
+            rows(&folder.join(format!("{file}.json")), *column);
+            splits += &format!(
+                "split \"{file}\" rows=3 {{ file \"{file}.json\" {{ path \"../data/{set}/{file}.json\"; }}; }}\n"
+            );
         }
+        let manifest = format!(
+            r#"dataset "{name}" {{
+                summary "Rows of our own"
+                license "Apache-2.0"
+                columns {{
+                    question "string" doc="The user turn"
+                    response "string" doc="The answer"
+                    initial_prediction "string" doc="What was corrected"
+                }}
+                fields {{ question "question"; response "answer"; initial_prediction "previous_prediction"; }}
+                {splits}
+            }}"#
+        );
+        std::fs::write(here.join("datasets").join(format!("{name}.kdl")), manifest).expect("a writable file");
     }
-    rows(&folder.join("GSM8K/anthropic_Claud.json"), 3);
 }
 
 fn rows(file: &Path, column: usize) {
-    let row = |r: &[&str; 5]| serde_json::json!({ "question": r[0], "answer": r[column], "input": "" });
+    let row = |r: &[&str; 5]| serde_json::json!({ "question": r[0], "answer": r[column], "previous_prediction": r[4] });
     let all: Vec<_> = ROWS.iter().map(row).collect();
     std::fs::write(file, serde_json::to_string_pretty(&all).expect("JSON")).expect("a writable file");
 }
 
-fn run(recipe: &str, data: &Path, here: &Path) -> (Option<i32>, String, String) {
+fn run(recipe: &str, here: &Path) -> (Option<i32>, String, String) {
     let recipe = Path::new(env!("CARGO_MANIFEST_DIR")).join("pipelines/speak-my-language").join(recipe);
     let mut command = Command::new(env!("CARGO_BIN_EXE_idiolect"));
-    command.current_dir(here).arg("run").arg(recipe).arg("-P").arg(format!("data={}", data.display()));
+    command.current_dir(here).arg("run").arg(recipe);
     let output = command.args(["-P", "limit=3", "--out", "out"]).output().expect("the binary runs");
     let text = |b: &[u8]| String::from_utf8_lossy(b).into_owned();
     (output.status.code(), text(&output.stdout), text(&output.stderr))
@@ -69,17 +92,16 @@ fn csv(path: &Path) -> Vec<Vec<String>> {
 #[test]
 fn figure_2_has_its_columns_and_says_which_cells_are_missing() {
     let here = tempfile::tempdir().expect("a temporary folder");
-    let data = here.path().join("data");
-    write(&data);
-    let (code, stdout, stderr) = run("figure-2.kdl", &data, here.path());
+    write(here.path());
+    let (code, stdout, stderr) = run("figure-2.kdl", here.path());
     assert_eq!(code, Some(0), "{stdout}\n{stderr}");
     let table = csv(&here.path().join("out/figure-2.csv"));
     let expected =
         "set,variant,target,rows,mean_ppl,median_ppl,corpus_ppl,ci_low,ci_high,response_tokens,published_ppl";
     assert!(table[0].join(",").starts_with(expected), "{:?}", table[0]);
-    assert_eq!(table.len(), 1 + 3 * 5, "a line for each cell:\n{table:?}");
-    let missing: Vec<&Vec<String>> = table.iter().filter(|r| r.join(",").contains("anthropic_Claud.json")).collect();
-    assert_eq!(missing.len(), 2, "MATH and ECQA have no file of Claude's answers:\n{table:?}");
+    assert_eq!(table.len(), 1 + 3 * 7, "a line for each cell:\n{table:?}");
+    let missing: Vec<&Vec<String>> = table.iter().filter(|r| r.join(",").contains("anthropic_Claud")).collect();
+    assert_eq!(missing.len(), 2, "MATH and ECQA have none of Claude's answers:\n{table:?}");
     let cell = |variant: &str, column: usize| -> f64 {
         let row = table.iter().find(|r| r[0] == "GSM8K" && r[1] == variant).expect("the cell");
         row[column].parse().expect("a number")
@@ -94,9 +116,8 @@ fn figure_2_has_its_columns_and_says_which_cells_are_missing() {
 #[test]
 fn table_3_splits_every_question_between_its_two_answers() {
     let here = tempfile::tempdir().expect("a temporary folder");
-    let data = here.path().join("data");
-    write(&data);
-    let (code, stdout, stderr) = run("table-3-data.kdl", &data, here.path());
+    write(here.path());
+    let (code, stdout, stderr) = run("table-3-data.kdl", here.path());
     assert_eq!(code, Some(0), "{stdout}\n{stderr}");
     let lower = csv(&here.path().join("out/lower-table.csv"));
     let higher = csv(&here.path().join("out/higher-table.csv"));
@@ -118,7 +139,9 @@ fn table_3_splits_every_question_between_its_two_answers() {
 #[test]
 fn elsewhere_a_missing_file_is_an_error() {
     let here = tempfile::tempdir().expect("a temporary folder");
-    let (code, _, stderr) = run("table-3-data.kdl", &here.path().join("nothing"), here.path());
+    write(here.path());
+    std::fs::remove_file(here.path().join("data/MATH/openai_gpt4_data.json")).expect("a file that was there");
+    let (code, _, stderr) = run("table-3-data.kdl", here.path());
     assert_eq!(code, Some(2));
     assert!(stderr.contains("file-missing"), "{stderr}");
 }
