@@ -61,6 +61,14 @@ impl RunError {
             other => other,
         }
     }
+
+    /// Puts before the message what it is about: a model, a file.
+    pub fn about(self, what: impl std::fmt::Display) -> Self {
+        match self {
+            Self::Failed { code, message, help } => Self::Failed { code, message: format!("{what}: {message}"), help },
+            other => other,
+        }
+    }
 }
 
 /// A row that could not be processed.

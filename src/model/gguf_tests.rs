@@ -85,7 +85,7 @@ fn write_mixed_gguf(folder: &Path, dtype: impl Fn(&str) -> GgmlDType) -> ModelFi
 }
 
 pub(super) fn request(question: &str, response: &str) -> ScoreRequest {
-    ScoreRequest { messages: vec![("user".into(), question.into())], response: response.into() }
+    ScoreRequest::new(None, question, response)
 }
 
 fn scores(files: &ModelFiles) -> (Vec<Encoded>, Vec<Scored>) {

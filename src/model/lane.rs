@@ -561,12 +561,7 @@ impl Models {
 
 /// Says which model an error is about.
 fn about(name: &str, error: RunError) -> RunError {
-    match error {
-        RunError::Failed { code, message, help } => {
-            RunError::Failed { code, message: format!("model `{name}`: {message}"), help }
-        }
-        other => other,
-    }
+    error.about(format_args!("model `{name}`"))
 }
 
 /// A panic in a holder leaves queue and models in a state that the next one can use.

@@ -61,6 +61,16 @@ pub struct ScoreRequest {
     pub response: String,
 }
 
+impl ScoreRequest {
+    /// A question, after a system turn where there is one, and a response.
+    pub fn new(system: Option<&str>, question: &str, response: &str) -> Self {
+        let turn = |role: &str, text: &str| (role.to_string(), text.to_string());
+        let system = system.map(|text| turn("system", text));
+        let messages = system.into_iter().chain([turn("user", question)]).collect();
+        Self { messages, response: response.to_string() }
+    }
+}
+
 /// Negative log-likelihoods of a response's tokens, natural logarithm.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Scored {

@@ -41,10 +41,9 @@ struct Row {
 fn golden_rows() -> Vec<Row> {
     let golden: Value = serde_json::from_str(ROWS).unwrap();
     let row = |row: &Value| {
-        let text = |key: &str| row[key].as_str().map(str::to_string);
-        let system = text("system").map(|s| ("system".to_string(), s));
-        let messages = system.into_iter().chain([("user".to_string(), text("question").unwrap())]).collect();
-        Row { request: ScoreRequest { messages, response: text("response").unwrap() }, expected: row.clone() }
+        let text = |key: &str| row[key].as_str();
+        let request = ScoreRequest::new(text("system"), text("question").unwrap(), text("response").unwrap());
+        Row { request, expected: row.clone() }
     };
     golden["rows"].as_array().unwrap().iter().map(row).collect()
 }
@@ -119,7 +118,7 @@ fn released_rows() -> Option<(Vec<Value>, Vec<ScoreRequest>)> {
             .or_insert_with(|| serde_json::from_str(&std::fs::read_to_string(shared.join(file)).unwrap()).unwrap());
         let source = &all[row["row"].as_u64().unwrap() as usize];
         let text = |key: &str| source[key].as_str().unwrap().to_string();
-        requests.push(ScoreRequest { messages: vec![("user".into(), text("question"))], response: text("answer") });
+        requests.push(ScoreRequest::new(None, &text("question"), &text("answer")));
     }
     Some((rows.clone(), requests))
 }

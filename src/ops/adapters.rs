@@ -7,6 +7,7 @@ use crate::config::ModelDecl;
 use crate::diag::{Diagnostic, Spanned};
 use crate::exec::{NodeCx, RunError};
 use crate::model::{AdapterFile, ModelLane};
+use crate::plan::InputInfo;
 use arrow::array::{Array, AsArray, LargeBinaryArray, RecordBatch, StringArray};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use std::collections::HashMap;
@@ -44,8 +45,9 @@ pub fn base_name(schema: &SchemaRef) -> String {
     weights.and_then(|field| field.metadata().get(BASE_NAME)).cloned().unwrap_or_default()
 }
 
-/// An adapter as a row.
-pub fn batch(schema: &SchemaRef, id: &str, file: &AdapterFile) -> Result<RecordBatch, RunError> {
+/// An adapter as a row. Its id says what it holds and not which node made it: nodes that make the same adapter share it.
+pub fn batch(schema: &SchemaRef, file: &AdapterFile) -> Result<RecordBatch, RunError> {
+    let id = format!("adapter-{}", &file.digest()[..12]);
     let columns: Vec<Arc<dyn Array>> = vec![
         Arc::new(StringArray::from(vec![id])),
         Arc::new(StringArray::from(vec![file.config.as_str()])),
@@ -68,17 +70,8 @@ pub fn check(cx: &mut ResolveCx<'_>, model: Option<&Spanned<String>>) -> Option<
         );
         return None;
     };
-    let column = |name: &str| input.schema.field_with_name(name).ok();
-    let weights = column(WEIGHTS).filter(|f| *f.data_type() == DataType::LargeBinary);
-    let (Some(weights), Some(_)) = (weights, column(CONFIG).filter(|f| *f.data_type() == DataType::Utf8)) else {
-        cx.error(
-            Diagnostic::error("not-an-adapter", format!("`{}` gives rows and no adapter", input.producer))
-                .at(input.span, "an adapter is expected here")
-                .and(input.producer_span, "gives no columns `adapter_config` and `adapter_weights`")
-                .help("name a `lora-train` or a `load-adapter`"),
-        );
-        return None;
-    };
+    let schema = need(cx, input)?;
+    let weights = schema.field_with_name(WEIGHTS).ok()?;
     let known = (cx.models)(&model.value)?;
     let own = known.decl.weights();
     match weights.metadata().get(BASE).filter(|base| **base != own) {
@@ -96,6 +89,24 @@ pub fn check(cx: &mut ResolveCx<'_>, model: Option<&Spanned<String>>) -> Option<
             None
         }
     }
+}
+
+/// The columns of an adapter that an input gives. `None` after an error.
+pub fn need(cx: &mut ResolveCx<'_>, input: &InputInfo) -> Option<SchemaRef> {
+    let column = |name: &str, kind: DataType| {
+        input.schema.field_with_name(name).ok().filter(|f| *f.data_type() == kind).cloned()
+    };
+    let (config, weights) = (column(CONFIG, DataType::Utf8), column(WEIGHTS, DataType::LargeBinary));
+    if let (Some(config), Some(weights)) = (config, weights) {
+        return Some(Arc::new(Schema::new(vec![id_field(), config, weights])));
+    }
+    cx.error(
+        Diagnostic::error("not-an-adapter", format!("`{}` gives rows and no adapter", input.producer))
+            .at(input.span, "an adapter is expected here")
+            .and(input.producer_span, "gives no columns `adapter_config` and `adapter_weights`")
+            .help("name a `lora-train` or a `load-adapter`"),
+    );
+    None
 }
 
 /// The lane of a model, with the adapter that is bound to the port if there is one.
@@ -150,7 +161,7 @@ mod tests {
     }
 
     fn cx(files: &[AdapterFile]) -> NodeCx {
-        let rows = files.iter().map(|file| batch(&columns(), "a", file).unwrap());
+        let rows = files.iter().map(|file| batch(&columns(), file).unwrap());
         let all = std::iter::once(RecordBatch::new_empty(columns())).chain(rows).collect();
         Arc::new(MemoryHost::new(vec![("adapter", all)], vec![]))
     }

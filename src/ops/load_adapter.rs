@@ -7,7 +7,7 @@ use crate::model::AdapterFile;
 use crate::model::adapter::{CONFIG_FILE, WEIGHTS_FILE};
 use crate::plan::Estimate;
 use serde_json::json;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 pub static SPEC: OpSpec = OpSpec {
     name: "load-adapter",
@@ -19,7 +19,7 @@ columns `id`, `adapter_config` and `adapter_weights`, for the port `adapter` of 
 
 LoRA on the linear layers of attention and MLP is supported, with one rank and one alpha (`use_rslora` too). What else \
 peft knows is refused by name.",
-    version: 1,
+    version: 2,
     inputs: &[],
     outputs: OUT,
     fields: &[
@@ -75,18 +75,8 @@ impl Operator for LoadAdapter {
 
     fn run(&self, cx: &NodeCx) -> Result<(), RunError> {
         let file = AdapterFile::read(&self.path)?;
-        file.adapter(&cx.model(&self.model.value)?.text()?.config).map_err(|e| at(&self.path, e))?;
-        cx.emit(0, adapters::batch(&cx.output_schema(0), &cx.node().to_string(), &file)?)
-    }
-}
-
-/// Says which folder an error is about.
-fn at(path: &Path, error: RunError) -> RunError {
-    match error {
-        RunError::Failed { code, message, help } => {
-            RunError::Failed { code, message: format!("{}: {message}", path.display()), help }
-        }
-        other => other,
+        file.adapter(&cx.model(&self.model.value)?.text()?.config).map_err(|e| e.about(self.path.display()))?;
+        cx.emit(0, adapters::batch(&cx.output_schema(0), &file)?)
     }
 }
 

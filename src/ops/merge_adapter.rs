@@ -2,15 +2,15 @@
 
 use super::adapters;
 use super::rows::{arrow_failed, id_field};
+use super::write::inside_run;
 use super::{Arity, Default, FieldKind, FieldSpec, Fields, InputSpec, OUT, OpSpec, Operator, ResolveCx, Resolved};
-use crate::diag::{Diagnostic, Diagnostics, Spanned};
+use crate::diag::{Diagnostics, Spanned};
 use crate::exec::{NodeCx, RunError};
 use crate::model::adapter::merge::{self, Stored};
 use crate::plan::Estimate;
 use arrow::array::{Int64Array, RecordBatch, StringArray};
 use arrow::datatypes::{DataType, Field, Schema};
 use serde_json::json;
-use std::path::{Component, Path};
 use std::sync::Arc;
 
 pub static SPEC: OpSpec = OpSpec {
@@ -28,7 +28,7 @@ large and the small updates lose digits.
 
 Weights are read, changed and written tensor by tensor, so that memory does not grow with the model. The output is a \
 row: `id`, `path`, `dtype`, `parameters` and `bytes` of the weights.",
-    version: 1,
+    version: 2,
     inputs: &[InputSpec { arity: Arity::One, ..adapters::PORT }],
     outputs: OUT,
     fields: &[
@@ -55,14 +55,7 @@ struct MergeAdapter {
 
 fn build(fields: &Fields, diagnostics: &mut Diagnostics) -> Option<Box<dyn Operator>> {
     let path = fields.str("path");
-    let normal = |c: Component| matches!(c, Component::Normal(_) | Component::CurDir);
-    if path.value.is_empty() || !Path::new(&path.value).components().all(normal) {
-        let error = Diagnostic::error("path-outside", format!("`{}` is no folder inside the run's folder", path.value));
-        diagnostics.push(
-            error
-                .at(path.span, "must be a relative path without `..`")
-                .help("`idiolect run --out DIR` says where the run's folder is"),
-        );
+    if !inside_run(&path, "folder", diagnostics) {
         return None;
     }
     let dtype = Stored::parse(&fields.str("dtype").value)?;
@@ -92,7 +85,8 @@ impl Operator for MergeAdapter {
         let file = |name: &str| cx.file(&format!("{}/{name}", self.path.trim_end_matches('/')));
         let merged = merge::write(&text, &adapter, self.dtype, &file, &|| cx.stopping())?;
         let columns: Vec<arrow::array::ArrayRef> = vec![
-            Arc::new(StringArray::from(vec![cx.node().to_string()])),
+            // The path twice: a row's id says what is computed, and not which node did.
+            Arc::new(StringArray::from(vec![self.path.as_str()])),
             Arc::new(StringArray::from(vec![self.path.as_str()])),
             Arc::new(StringArray::from(vec![self.dtype.name()])),
             Arc::new(Int64Array::from(vec![merged.parameters as i64])),

@@ -41,6 +41,7 @@ pub mod testing;
 #[cfg(test)]
 pub mod testing_node;
 mod write;
+mod write_adapter;
 pub mod writing;
 
 use crate::diag::{Diagnostic, Diagnostics, Span};
@@ -88,6 +89,7 @@ pub static REGISTRY: &[&OpSpec] = &[
     &table::SPEC,
     &plot::SPEC,
     &write::SPEC,
+    &write_adapter::SPEC,
 ];
 
 /// The operator of that name.
@@ -313,6 +315,16 @@ pub fn list(names: &[&str]) -> String {
         [] => "nothing".into(),
         [one] => one.clone(),
         [head @ .., last] => format!("{} and {last}", head.join(", ")),
+    }
+}
+
+/// An entry of `inputs` that no variable of the prompt has the name of.
+pub fn unknown_input(name: &str, span: Span, names: &[&str]) -> Diagnostic {
+    let error =
+        Diagnostic::error("unknown-input", format!("the prompt has no input `{name}`")).at(span, "no such input");
+    match did_you_mean(name, names.iter().copied()) {
+        Some(near) => error.help(format!("did you mean `{near}`?")),
+        None => error.help(format!("it reads {}", list(names))),
     }
 }
 

@@ -211,10 +211,7 @@ impl ScorePpl {
 
     /// The conversation of a row.
     fn request(&self, question: &str, response: &str) -> ScoreRequest {
-        let turn = |role: &str, text: &str| (role.to_string(), text.to_string());
-        let system = self.system.iter().map(|text| turn("system", text));
-        let messages = system.chain([turn("user", question)]).collect();
-        ScoreRequest { messages, response: response.to_string() }
+        ScoreRequest::new(self.system.as_deref(), question, response)
     }
 
     /// What a row's score depends on besides the model. An absent system turn is not an empty one.

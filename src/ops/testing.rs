@@ -103,7 +103,9 @@ impl NodeHost for MemoryHost {
         Ok(())
     }
     fn file(&self, name: &str) -> Result<PathBuf, RunError> {
-        Ok(self.folder.path().join(name))
+        let path = self.folder.path().join(name);
+        std::fs::create_dir_all(path.parent().expect("it is in the folder")).expect("a writable folder");
+        Ok(path)
     }
     fn present(&self, text: &str) -> Result<(), RunError> {
         self.presented.lock().expect("lock").push(text.to_string());

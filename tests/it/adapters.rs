@@ -13,6 +13,7 @@ load-adapter "trained" path="trained" model="tiny"
 score-ppl "scored" from="rows" model="tiny" adapter="trained"
 score-ppl "plain" from="rows" model="tiny"
 merge-adapter "merged" adapter="trained" model="tiny" path="merged"
+write-adapter "kept" adapter="trained" path="kept/adapter"
 write "scores" from="scored" path="scored.jsonl"
 write "plain-scores" from="plain" path="plain.jsonl"
 "#;
@@ -71,6 +72,7 @@ fn a_merged_model_scores_as_model_and_adapter_do() {
     let s = sandbox(0);
     s.run(&["run", "p.kdl", "--out", "out"]).exits(0);
     s.run(&["run", "after.kdl", "--out", "after"]).exits(0);
+    assert_eq!(s.tree("out/kept/adapter"), s.tree("trained"), "what was loaded is written");
     let (adapted, plain) = (column(&s, "out/scored.jsonl"), column(&s, "out/plain.jsonl"));
     let merged = column(&s, "after/scored.jsonl");
     for ((adapted, plain), merged) in adapted.iter().zip(&plain).zip(&merged) {
@@ -90,7 +92,7 @@ fn an_adapter_that_changed_is_used_anew_and_one_that_did_not_is_not() {
     s.run(&["run", "p.kdl", "--out", "third"]).exits(0);
     let mut ran = s.ran("third");
     ran.sort();
-    assert_eq!(ran, ["merged", "scored", "scores", "trained"], "the plain model's scores are as they were");
+    assert_eq!(ran, ["kept", "merged", "scored", "scores", "trained"], "the plain model's scores are as they were");
     assert_ne!(column(&s, "third/scored.jsonl"), column(&s, "out/scored.jsonl"));
 }
 

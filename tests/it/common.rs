@@ -82,6 +82,21 @@ impl Sandbox {
         command.spawn().expect("the binary starts")
     }
 
+    /// Starts a run and kills it `wait` milliseconds after it got somewhere. `false`: it had come to its end before, well.
+    #[track_caller]
+    pub fn kill(&self, arguments: &[&str], wait: u64, mut progressed: impl FnMut() -> bool) -> bool {
+        let mut run = self.spawn(arguments);
+        until("progress or the end", || run.try_wait().unwrap().is_some() || progressed());
+        std::thread::sleep(Duration::from_millis(wait));
+        let ended = run.try_wait().unwrap();
+        run.kill().unwrap();
+        run.wait().unwrap();
+        if let Some(status) = ended {
+            assert_eq!(status.code(), Some(0));
+        }
+        ended.is_none()
+    }
+
     /// Runs under a limit of the size of every file that is written: a disk that is full, for root as well.
     pub fn run_on_a_full_disk(&self, arguments: &[&str], bytes: u64) -> Ran {
         let mut command = self.command(arguments);
@@ -165,6 +180,9 @@ impl Sandbox {
     /// Keys of the whole records in all segments of the journal, and how many records there are.
     pub fn journalled(&self) -> (HashSet<Vec<u8>>, usize) {
         let (mut keys, mut records) = (HashSet::new(), 0);
+        if !self.path(".idiolect/store/journal").exists() {
+            return (keys, records);
+        }
         for (name, bytes) in self.tree(".idiolect/store/journal") {
             let mut rest = match bytes.strip_prefix(b"idiojnl1") {
                 Some(rest) if name.ends_with(".seg") => rest,

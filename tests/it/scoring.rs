@@ -1,7 +1,7 @@
 //! Scoring through the binary. kill -9 while a model scores rows: the same command goes on, no finished row is scored
 //! again, and the files are those of an undisturbed run.
 
-use super::common::{Sandbox, until};
+use super::common::Sandbox;
 use super::tiny;
 use std::fmt::Write;
 
@@ -36,17 +36,8 @@ fn a_killed_scoring_goes_on_and_ends_in_the_same_bytes() {
     let mut kills = 0;
     let mut seen = 0;
     for wait in [5, 60, 20, 120, 0, 40, 90].into_iter().cycle() {
-        let mut run = s.spawn(&["run", "p.kdl", "--quiet"]);
         // Killed soon after it has finished further rows, so that every round gets somewhere.
-        until("further rows or the end", || {
-            run.try_wait().unwrap().is_some() || (s.path(".idiolect/store/journal").exists() && s.journalled().1 > seen)
-        });
-        std::thread::sleep(std::time::Duration::from_millis(wait));
-        let ended = run.try_wait().unwrap();
-        run.kill().unwrap();
-        run.wait().unwrap();
-        if let Some(status) = ended {
-            assert_eq!(status.code(), Some(0));
+        if !s.kill(&["run", "p.kdl", "--quiet"], wait, || s.journalled().1 > seen) {
             break;
         }
         kills += 1;

@@ -1,6 +1,6 @@
 //! Training through the binary, with a small random model.
 
-use super::common::{Sandbox, until};
+use super::common::Sandbox;
 use super::tiny;
 use std::fmt::Write;
 
@@ -90,15 +90,8 @@ fn a_killed_training_goes_on_and_ends_in_the_same_bytes() {
     std::fs::remove_dir_all(s.path("runs")).unwrap();
     let (mut kills, mut seen) = (0, 0);
     for wait in [5, 60, 20, 120, 0] {
-        let mut run = s.spawn(&["run", "p.kdl", "--quiet"]);
         // Killed soon after it has kept further steps, so that every round gets somewhere.
-        until("further steps or the end", || run.try_wait().unwrap().is_some() || steps_kept(&s) > seen);
-        std::thread::sleep(std::time::Duration::from_millis(wait));
-        let ended = run.try_wait().unwrap();
-        run.kill().unwrap();
-        run.wait().unwrap();
-        if let Some(status) = ended {
-            assert_eq!(status.code(), Some(0));
+        if !s.kill(&["run", "p.kdl", "--quiet"], wait, || steps_kept(&s) > seen) {
             break;
         }
         kills += 1;

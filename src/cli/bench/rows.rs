@@ -34,8 +34,7 @@ impl RowArgs {
                             .help("`--question` and `--response` name the fields")
                     })
                 };
-                let messages = vec![("user".to_string(), text(&self.question)?)];
-                all.push(ScoreRequest { messages, response: text(&self.response)? });
+                all.push(ScoreRequest::new(None, &text(&self.question)?, &text(&self.response)?));
             }
         }
         match all.is_empty() {

@@ -33,7 +33,7 @@ fn follow(curve: &str) {
     let masked = curve["prompt_masked"].as_bool().unwrap();
     let example = |row: &Value| {
         let text = |key: &str| row[key].as_str().unwrap().to_string();
-        let request = ScoreRequest { messages: vec![("user".into(), text("question"))], response: text("answer") };
+        let request = ScoreRequest::new(None, &text("question"), &text("answer"));
         let encoded: Encoded = model.text.encode(&request, 8192).unwrap().unwrap();
         if masked { Example::response(&encoded) } else { Example::whole(&encoded) }
     };

@@ -97,7 +97,9 @@ impl<'a> Cells<'a> {
                     (Ok(question), Ok(response)) => (question, response),
                     (Err(null), _) | (_, Err(null)) => return Ok(Err(null)),
                 };
-                match model.encode(&request(settings, question, response), u32::MAX)? {
+                // The request of `score-ppl`.
+                let request = ScoreRequest::new(settings.system.as_deref(), question, response);
+                match model.encode(&request, u32::MAX)? {
                     Ok(encoded) => lengths.fit(&encoded, whole),
                     Err(failure) => return Ok(Err(of_text(failure))),
                 }
@@ -125,13 +127,6 @@ fn cell<'a>(name: &str, column: &'a StringArray, row: usize) -> Result<&'a str, 
         true => Ok(column.value(row)),
         false => Err(("null-value", format!("`{name}` is null"))),
     }
-}
-
-/// The conversation of a question, as `score-ppl` has it.
-fn request(settings: &Settings, question: &str, response: &str) -> ScoreRequest {
-    let turn = |role: &str, text: &str| (role.to_string(), text.to_string());
-    let system = settings.system.iter().map(|text| turn("system", text));
-    ScoreRequest { messages: system.chain([turn("user", question)]).collect(), response: response.to_string() }
 }
 
 fn turns(name: &str, text: &str) -> Result<Vec<(String, String)>, Failure> {

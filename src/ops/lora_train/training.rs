@@ -300,9 +300,7 @@ impl<'a> Training<'a> {
         }
         let schema = self.cx.output_schema(0);
         let file = AdapterFile::new(&adapter, &adapters::base_name(&schema))?;
-        // Not the node's name: nodes that train the same adapter share it.
-        let id = format!("adapter-{}", &file.digest()[..12]);
-        self.cx.emit(0, adapters::batch(&schema, &id, &file)?)?;
+        self.cx.emit(0, adapters::batch(&schema, &file)?)?;
         emit_in_batches(self.cx, 1, &log::batch(&self.cx.output_schema(1), &state.log)?)
     }
 }

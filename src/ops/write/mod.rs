@@ -47,7 +47,7 @@ struct Write {
 
 fn build(fields: &Fields, diagnostics: &mut Diagnostics) -> Option<Box<dyn Operator>> {
     let path = fields.str("path");
-    let inside = stays_inside(&path, diagnostics);
+    let inside = inside_run(&path, "file", diagnostics);
     let form = match Form::new(&path, fields.opt_str("format").map(|f| f.value).as_deref()) {
         Ok(form) => Some(form),
         Err(problem) => {
@@ -61,12 +61,14 @@ fn build(fields: &Fields, diagnostics: &mut Diagnostics) -> Option<Box<dyn Opera
     Some(Box::new(Write { path: path.value, form }))
 }
 
-fn stays_inside(path: &Spanned<String>, diagnostics: &mut Diagnostics) -> bool {
+/// Whether a path names a `file` or a `folder` inside the run's folder.
+pub fn inside_run(path: &Spanned<String>, what: &str, diagnostics: &mut Diagnostics) -> bool {
     let normal = |c: Component| matches!(c, Component::Normal(_) | Component::CurDir);
-    let inside = !path.is_empty() && !path.ends_with('/') && Path::new(&path.value).components().all(normal);
+    let named = !path.is_empty() && (what == "folder" || !path.ends_with('/'));
+    let inside = named && Path::new(&path.value).components().all(normal);
     if !inside {
         diagnostics.push(
-            Diagnostic::error("path-outside", format!("`{}` is no file inside the run's folder", path.value))
+            Diagnostic::error("path-outside", format!("`{}` is no {what} inside the run's folder", path.value))
                 .at(path.span, "must be a relative path without `..`")
                 .help("`idiolect run --out DIR` says where the run's folder is"),
         );

@@ -6,7 +6,7 @@ use crate::config::TeacherSource;
 use crate::diag::{Diagnostic, Diagnostics, Span, Spanned};
 use crate::exec::{NodeCx, RunError};
 use crate::ops::{Arity, Default, FROM, FieldKind, FieldSpec, Fields, InputSpec, ResolveCx, Resolved};
-use crate::ops::{adapters, did_you_mean, list};
+use crate::ops::{adapters, unknown_input};
 use crate::plan::{Calls, Estimate, ModelInfo};
 use crate::teacher::{Answer, Failure, Finish, LocalTeacher, Settings, Teacher};
 use arrow::datatypes::{DataType, Field};
@@ -399,12 +399,7 @@ impl Writing {
         names.extend(self.reads);
         let mut sound = true;
         for (name, (span, _)) in self.inputs.iter().filter(|(name, _)| !names.contains(&name.as_str())) {
-            let error = Diagnostic::error("unknown-input", format!("the prompt has no input `{name}`"));
-            let error = match did_you_mean(name, names.iter().copied()) {
-                Some(near) => error.help(format!("did you mean `{near}`?")),
-                None => error.help(format!("it reads {}", list(&names))),
-            };
-            cx.error(error.at(*span, "no such input"));
+            cx.error(unknown_input(name, *span, &names));
             sound = false;
         }
         sound
@@ -435,7 +430,7 @@ impl Writing {
     }
 
     /// The column that an input of a prompt is read from, and where that is said.
-    pub(super) fn column_of<'a>(&'a self, input: &'a str) -> (&'a str, Option<Span>) {
+    pub fn column_of<'a>(&'a self, input: &'a str) -> (&'a str, Option<Span>) {
         match self.inputs.get(input) {
             Some((_, column)) => (&column.value, Some(column.span)),
             None => (input, None),
