@@ -97,7 +97,7 @@ fn figure_2_has_its_columns_and_says_which_cells_are_missing() {
     assert_eq!(code, Some(0), "{stdout}\n{stderr}");
     let table = csv(&here.path().join("out/figure-2.csv"));
     let expected =
-        "set,variant,target,rows,mean_ppl,median_ppl,corpus_ppl,ci_low,ci_high,response_tokens,published_ppl";
+        "set,variant,student,rows,mean_ppl,median_ppl,corpus_ppl,ci_low,ci_high,response_tokens,published_ppl";
     assert!(table[0].join(",").starts_with(expected), "{:?}", table[0]);
     assert_eq!(table.len(), 1 + 3 * 7, "a line for each cell:\n{table:?}");
     let missing: Vec<&Vec<String>> = table.iter().filter(|r| r.join(",").contains("anthropic_Claud")).collect();
