@@ -27,6 +27,7 @@ pub mod polars_bridge;
 mod registry_tests;
 pub mod rows;
 mod sample;
+mod samples;
 mod score_ppl;
 mod select;
 mod sort;

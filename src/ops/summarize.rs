@@ -5,12 +5,12 @@ mod measure;
 use super::gather::NOTE;
 use super::rows::{ID, arrow_failed, batches, emit_in_batches};
 use super::{Default, FROM, FieldKind, FieldSpec, Fields, OUT, OpSpec, Operator, ResolveCx, Resolved};
-use super::{is_number, is_string};
+use super::{is_number, is_string, samples};
 use crate::diag::{Diagnostic, Diagnostics, Span, Spanned};
 use crate::exec::{NodeCx, RunError};
 use crate::plan::Estimate;
 use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, StringArray};
-use arrow::datatypes::{DataType, Field, Int64Type, Schema};
+use arrow::datatypes::{DataType, Field, Schema};
 use arrow::row::{OwnedRow, RowConverter, SortField};
 use indexmap::IndexMap;
 pub(super) use measure::as_floats;
@@ -285,7 +285,7 @@ impl<'a> Groups<'a> {
         let columns: Vec<ArrayRef> =
             self.columns.iter().map(|c| measure::as_floats(&named(c)?)).collect::<Result<_, _>>()?;
         let notes = Notes::of(batch, &self.spec.by, &columns);
-        let samples = batch.column_by_name("sample").and_then(|c| c.as_primitive_opt::<Int64Type>());
+        let samples = samples::numbers(batch);
         self.held.add(batch.num_rows() * columns.len() * std::mem::size_of::<Option<f64>>())?;
         let keys = match &self.converter {
             Some(converter) => Some(converter.convert_columns(&keys).map_err(arrow_failed)?),

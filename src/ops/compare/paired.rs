@@ -1,23 +1,20 @@
 //! The rows of a comparison, by group, method and question.
 
 use super::super::rows::{Held, ID, arrow_failed, text_column};
+use super::super::samples::{SAMPLE, questions};
 use super::super::summarize::as_floats;
 use super::{Compare, NOTE};
 use crate::diag::Spanned;
 use crate::eval::statistics;
 use crate::exec::{NodeCx, RunError};
-use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, StringArray, new_null_array};
-use arrow::datatypes::{DataType, Float64Type, Int64Type, Schema};
+use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, new_null_array};
+use arrow::datatypes::{DataType, Float64Type, Schema};
 use arrow::row::{OwnedRow, RowConverter, Rows, SortField};
 use indexmap::{IndexMap, IndexSet};
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
 /// Bytes that one question of one method takes, its key aside.
 pub const ENTRY_BYTES: usize = 64;
-
-/// The column that numbers the samples of a question, whose ids are `<id>#<number>`.
-const SAMPLE: &str = "sample";
 
 /// All groups, in the order in which they are met.
 pub struct Groups<'a> {
@@ -111,8 +108,8 @@ impl Group {
 impl<'a> Groups<'a> {
     pub fn new(spec: &'a Compare, schema: &Schema, cx: &NodeCx) -> Result<Self, RunError> {
         let held = Held::new(cx, "the questions to compare");
-        let (by, mut on) = (Keys::new(&spec.by, schema)?, Keys::new(&spec.on, schema)?);
-        on.of_questions = spec.on.iter().all(|n| n.value != SAMPLE);
+        let of_questions = spec.on.iter().all(|n| n.value != SAMPLE);
+        let (by, on) = (Keys::new(&spec.by, schema, false)?, Keys::new(&spec.on, schema, of_questions)?);
         Ok(Self { spec, by, on, groups: IndexMap::new(), held })
     }
 
@@ -163,7 +160,7 @@ struct Keys {
 }
 
 impl Keys {
-    fn new(names: &[Spanned<String>], schema: &Schema) -> Result<Self, RunError> {
+    fn new(names: &[Spanned<String>], schema: &Schema, of_questions: bool) -> Result<Self, RunError> {
         // Inputs that are all skipped have no columns.
         let kind = |n: &str| schema.field_with_name(n).map_or(DataType::Utf8, |f| f.data_type().clone());
         let names: Vec<(String, DataType)> = names.iter().map(|n| (n.value.clone(), kind(n))).collect();
@@ -172,17 +169,14 @@ impl Keys {
             true => None,
             false => Some(RowConverter::new(fields).map_err(arrow_failed)?),
         };
-        Ok(Self { names, converter, of_questions: false })
+        Ok(Self { names, converter, of_questions })
     }
 
     fn of(&self, batch: &RecordBatch) -> Result<Option<Rows>, RunError> {
         let Some(converter) = &self.converter else { return Ok(None) };
         let key = |(name, kind): &(String, DataType)| {
-            let cells = column(batch, name, kind);
-            match self.of_questions && name == ID {
-                true => questions(batch, &cells).unwrap_or(cells),
-                false => cells,
-            }
+            let questions = if self.of_questions && name == ID { questions(batch) } else { None };
+            questions.unwrap_or_else(|| column(batch, name, kind))
         };
         let columns: Vec<ArrayRef> = self.names.iter().map(key).collect();
         converter.convert_columns(&columns).map(Some).map_err(arrow_failed)
@@ -191,20 +185,4 @@ impl Keys {
 
 fn column(batch: &RecordBatch, name: &str, kind: &DataType) -> ArrayRef {
     batch.column_by_name(name).cloned().unwrap_or_else(|| new_null_array(kind, batch.num_rows()))
-}
-
-/// The ids of the questions that numbered samples answer; `None` where nothing is numbered.
-fn questions(batch: &RecordBatch, ids: &ArrayRef) -> Option<ArrayRef> {
-    let ids = ids.as_string_opt::<i32>()?;
-    let samples = batch.column_by_name(SAMPLE)?.as_primitive_opt::<Int64Type>()?;
-    let questions: StringArray = ids.iter().zip(samples).map(|(id, sample)| Some(question(id?, sample))).collect();
-    Some(Arc::new(questions))
-}
-
-/// `q:7` for the sample 2 that is named `q:7#2`; an id that does not end in its row's number is a question's own.
-fn question(id: &str, sample: Option<i64>) -> &str {
-    match (id.rsplit_once('#'), sample) {
-        (Some((question, number)), Some(sample)) if number == sample.to_string() => question,
-        _ => id,
-    }
 }

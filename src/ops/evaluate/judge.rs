@@ -7,6 +7,7 @@ use crate::eval::code::{CodeChecker, CodeProblem, TestColumns};
 use crate::eval::rouge::best_rouge_l;
 use crate::eval::task::{Choices, Generate, Gold, Judged, Kind, Task, choose, of_a_choice};
 use crate::exec::RunError;
+use crate::ops::samples;
 use crate::ops::writing::{Cell, Finished, InRow, NewRow};
 use crate::teacher::Failure;
 use arrow::datatypes::{DataType, Field};
@@ -28,7 +29,7 @@ impl Judge {
         let mut columns = vec![text("asked", false)];
         match &self.task.kind {
             Kind::Generate(generate) => {
-                columns.push(Field::new("sample", DataType::Int64, false));
+                columns.push(samples::field());
                 columns.push(Field::new("output_tokens", DataType::Int64, false));
                 columns.push(text("finish", false));
                 columns.extend(verdict);

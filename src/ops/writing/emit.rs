@@ -4,6 +4,7 @@ use super::line::Finished;
 use super::task::{Cell, InRow};
 use crate::exec::{NodeCx, Rejected, RunError};
 use crate::ops::rows::{ID, arrow_failed, emit_in_batches, row_json};
+use crate::ops::samples;
 use arrow::array::{ArrayRef, BooleanArray, Float64Array, Int64Array, RecordBatch, StringArray};
 use arrow::compute::interleave_record_batch;
 use arrow::datatypes::{DataType, Field};
@@ -44,7 +45,7 @@ pub fn emit(cx: &NodeCx, rows: Vec<Finished>) -> Result<(), RunError> {
 
 fn id(row: &InRow, sample: Option<usize>) -> String {
     match sample {
-        Some(sample) => format!("{}#{sample}", row.id()),
+        Some(sample) => samples::id(row.id(), sample),
         None => row.id().to_string(),
     }
 }

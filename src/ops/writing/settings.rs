@@ -6,7 +6,7 @@ use crate::config::TeacherSource;
 use crate::diag::{Diagnostic, Diagnostics, Span, Spanned};
 use crate::exec::{NodeCx, RunError};
 use crate::ops::{Arity, Default, FROM, FieldKind, FieldSpec, Fields, InputSpec, ResolveCx, Resolved};
-use crate::ops::{adapters, unknown_input};
+use crate::ops::{adapters, samples, unknown_input};
 use crate::plan::{Calls, Estimate, ModelInfo};
 use crate::teacher::{Answer, Failure, Finish, LocalTeacher, Settings, Teacher};
 use arrow::datatypes::{DataType, Field};
@@ -471,7 +471,7 @@ impl Writing {
             columns.push(field("cost", DataType::Float64, true));
         }
         if self.makes_samples() {
-            columns.push(Field::new("sample", DataType::Int64, false));
+            columns.push(samples::field());
         }
         columns
     }
