@@ -786,6 +786,16 @@ declared above it, as `${name}`.",
         "The side that is held in memory has more rows than can be numbered. Exchange the sides, or filter before.",
     ),
     code(
+        "training-is-test",
+        "An adapter is trained on the rows that it is tested on",
+        "Then the test says how well they are remembered, not how well the model does on new rows. Test on another split; `on-overlap=\"keep\"` at `evaluate` if memory is what you measure.",
+    ),
+    code(
+        "training-overlap",
+        "A model is tested on questions that it was trained on",
+        "The message has their number and the first of them. Test on other rows, or train on others. `on-overlap` at `evaluate` sets such questions aside (`\"quarantine\"`) or asks them (`\"keep\"`).",
+    ),
+    code(
         "two-prompts",
         "Two fields name a prompt",
         "`style` is a prompt that comes with the program, `prompt` a file of your own: keep one.",

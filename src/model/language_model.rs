@@ -57,6 +57,11 @@ pub struct Encoded {
 }
 
 impl TextModel {
+    /// The files of its weights.
+    pub fn weights(&self) -> &WeightFiles {
+        &self.files.weights
+    }
+
     pub fn load(files: &ModelFiles) -> Result<Self> {
         let parts = match &files.weights {
             WeightFiles::Gguf(file) => Parts::from_gguf(&GgufFile::open(file)?, files)?,

@@ -2,10 +2,12 @@
 //! port `adapter`.
 
 use super::rows::{arrow_failed, batches, id_field};
+use super::trained_on::TrainedOn;
 use super::{Arity, InputSpec, ResolveCx};
 use crate::config::ModelDecl;
 use crate::diag::{Diagnostic, Spanned};
 use crate::exec::{NodeCx, RunError};
+use crate::model::files::WeightFiles;
 use crate::model::{AdapterFile, ModelLane};
 use crate::plan::InputInfo;
 use arrow::array::{Array, AsArray, LargeBinaryArray, RecordBatch, StringArray};
@@ -112,9 +114,22 @@ pub fn need(cx: &mut ResolveCx<'_>, input: &InputInfo) -> Option<SchemaRef> {
 /// The lane of a model, with the adapter that is bound to the port if there is one.
 pub fn lane(cx: &NodeCx, model: &str) -> Result<Arc<dyn ModelLane>, RunError> {
     let lane = cx.model(model)?;
-    match cx.inputs().iter().position(|input| input.port == PORT.name) {
+    match port(cx) {
         Some(at) => lane.adapted(read(cx, at)?),
         None => Ok(lane),
+    }
+}
+
+/// Which input is bound to the port, if one is.
+pub fn port(cx: &NodeCx) -> Option<usize> {
+    cx.inputs().iter().position(|input| input.port == PORT.name)
+}
+
+/// What the adapter was trained on that was merged into a model's weights, if one was.
+pub fn merged_into(lane: &dyn ModelLane) -> Result<Option<TrainedOn>, RunError> {
+    match lane.text()?.weights() {
+        WeightFiles::Gguf(_) => Ok(None),
+        WeightFiles::Safetensors(files) => files.first().map_or(Ok(None), |file| TrainedOn::of_file(file)),
     }
 }
 

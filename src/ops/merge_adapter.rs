@@ -2,6 +2,7 @@
 
 use super::adapters;
 use super::rows::{arrow_failed, id_field};
+use super::trained_on::TrainedOn;
 use super::write::inside_run;
 use super::{Arity, Default, FieldKind, FieldSpec, Fields, InputSpec, OUT, OpSpec, Operator, ResolveCx, Resolved};
 use crate::diag::{Diagnostics, Spanned};
@@ -26,9 +27,11 @@ into a float first, so the merged model is larger than the file. Sums are made i
 with `f32` the merged model gives the numbers of model and adapter up to rounding, with `bf16` and `f16` it is half as \
 large and the small updates lose digits.
 
+The weights say what the adapter was trained on, where that is known: `evaluate` compares its questions with them.
+
 Weights are read, changed and written tensor by tensor, so that memory does not grow with the model. The output is a \
 row: `id`, `path`, `dtype`, `parameters` and `bytes` of the weights.",
-    version: 2,
+    version: 3,
     inputs: &[InputSpec { arity: Arity::One, ..adapters::PORT }],
     outputs: OUT,
     fields: &[
@@ -80,10 +83,17 @@ impl Operator for MergeAdapter {
     }
 
     fn run(&self, cx: &NodeCx) -> Result<(), RunError> {
-        let text = cx.model(&self.model.value)?.text()?;
-        let adapter = adapters::read(cx, 0)?.adapter(&text.config)?;
+        let lane = cx.model(&self.model.value)?;
+        let text = lane.text()?;
+        let given = adapters::read(cx, 0)?;
+        let adapter = given.adapter(&text.config)?;
+        let mut known = TrainedOn::default();
+        known.went_on_from(TrainedOn::of_weights(&given.weights));
+        if let Some(before) = adapters::merged_into(&*lane)? {
+            known.went_on_from(Some(before));
+        }
         let file = |name: &str| cx.file(&format!("{}/{name}", self.path.trim_end_matches('/')));
-        let merged = merge::write(&text, &adapter, self.dtype, &file, &|| cx.stopping())?;
+        let merged = merge::write(&text, &adapter, self.dtype, Some(known.entry()), &file, &|| cx.stopping())?;
         let columns: Vec<arrow::array::ArrayRef> = vec![
             // The path twice: a row's id says what is computed, and not which node did.
             Arc::new(StringArray::from(vec![self.path.as_str()])),

@@ -41,6 +41,7 @@ mod task_prompt;
 pub mod testing;
 #[cfg(test)]
 pub mod testing_node;
+mod trained_on;
 mod write;
 mod write_adapter;
 pub mod writing;

@@ -1,4 +1,4 @@
-//! Rows that choose an adapter must not be those that it is tested on.
+//! Rows that an adapter is trained on or chosen by must not be those that it is tested on.
 //!
 //! Followed back through nodes that keep all rows or some of them, to the file or the node that they come from. Where
 //! both sides choose some of the same rows, only a run could tell whether they meet.
@@ -11,9 +11,9 @@ use std::ops::Range;
 
 /// Operators that hand on every row of their input `from`, with other columns or in another order.
 const KEEPING: &[&str] =
-    &["select", "derive", "sort", "score-ppl", "check-answer", "edit-distance", "initial-prediction"];
-/// Operators that hand on some rows of their input `from`.
-const NARROWING: &[&str] = &["filter", "sample", "deduplicate"];
+    &["select", "derive", "sort", "score-ppl", "check-answer", "edit-distance", "initial-prediction", "task-prompt"];
+/// Operators that hand on some rows of their input `from` or, of a join, `left`.
+const NARROWING: &[&str] = &["filter", "sample", "deduplicate", "join"];
 
 /// Where rows come from.
 #[derive(Debug, PartialEq)]
@@ -34,16 +34,14 @@ impl Source {
     }
 }
 
-/// Reports every adapter that is chosen by the rows that it is tested on.
+/// Reports every adapter that is trained on or chosen by the rows that it is tested on.
 pub fn check(nodes: &[PlanNode], diagnostics: &mut Diagnostics) {
     let mut told: HashSet<(Span, Span)> = HashSet::new();
     for test in nodes.iter().filter(|node| node.op.name == "evaluate") {
         let Some(rows) = input(test, "from") else { continue };
         for training in trainings(nodes, test) {
-            let Some(validation) = input(training, "validation") else { continue };
-            let near = source(nodes, validation, false).meets(&source(nodes, rows, false));
-            let meet = near || source(nodes, validation, true).meets(&source(nodes, rows, true));
-            if meet && told.insert((training.span, test.span)) {
+            let meets = |port: &str| input(training, port).is_some_and(|port| meet(nodes, port, rows));
+            if meets("validation") && told.insert((training.span, test.span)) {
                 diagnostics.push(
                     Diagnostic::error(
                         "validation-is-test",
@@ -54,8 +52,27 @@ pub fn check(nodes: &[PlanNode], diagnostics: &mut Diagnostics) {
                     .help("validate on rows of the training split: a test says nothing of rows that helped to choose"),
                 );
             }
+            // A test may be told to ask or to leave out what was trained on.
+            let refused = test.operator.canonical().get("on_overlap").is_none();
+            if refused && meets("from") && told.insert((training.span, test.span)) {
+                diagnostics.push(
+                    Diagnostic::error(
+                        "training-is-test",
+                        format!("`{}` trains on rows that `{}` tests its adapter on", training.name, test.name),
+                    )
+                    .at(training.span, "trains on them")
+                    .and(test.span, "tests on them")
+                    .help("test on rows of another split: a test on these says how well they are remembered")
+                    .help("if that is what you want to know, say `on-overlap=\"keep\"` at the test"),
+                );
+            }
         }
     }
+}
+
+/// Whether two inputs are sure to have rows in common.
+fn meet(nodes: &[PlanNode], one: (usize, usize), other: (usize, usize)) -> bool {
+    [false, true].into_iter().any(|through| source(nodes, one, through).meets(&source(nodes, other, through)))
 }
 
 /// The trainings whose adapters a test uses.
@@ -88,7 +105,8 @@ fn source(nodes: &[PlanNode], (mut at, mut output): (usize, usize), through: boo
     loop {
         let node = &nodes[at];
         let narrows = NARROWING.contains(&node.op.name);
-        match input(node, "from").filter(|_| KEEPING.contains(&node.op.name) || (through && narrows)) {
+        let rows = input(node, if node.op.name == "join" { "left" } else { "from" });
+        match rows.filter(|_| KEEPING.contains(&node.op.name) || (through && narrows)) {
             Some(before) => {
                 narrowed |= narrows;
                 (at, output) = before;

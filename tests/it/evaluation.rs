@@ -128,7 +128,8 @@ fn trained(tests: usize) -> Sandbox {
     let row = |name: &str, i: usize| json!({"id": format!("{name}-{i}"), "question": format!("What is {i} + 0?"), "response": "7"});
     let lines = |name: &str, count: usize| (0..count).map(|i| format!("{}\n", row(name, i))).collect::<String>();
     s.write("rows.jsonl", lines("row", 12));
-    s.write("test.jsonl", lines("test", tests));
+    // Other questions than those that are learned.
+    s.write("test.jsonl", lines("test", tests).replace("+ 0?", "+ 1?"));
     s.write("p.kdl", TRAINED);
     s
 }
@@ -177,6 +178,98 @@ fn a_killed_evaluation_goes_on_and_ends_in_the_same_bytes() {
     assert!(kills > 0, "the run is too quick for this test");
     s.run(&["run", "p.kdl"]).exits(0);
     assert_eq!(s.parts(".idiolect/store"), undisturbed);
+}
+
+const OVERLAPPING: &str = r#"
+param "policy" type="string" default="fail"
+model "tiny" path="tiny"
+task "seven" kind="generate" {
+    prompt "{{ question }}"
+    request "Say it after '{{ marker }}'"
+    extract "marked"
+    gold "response"
+}
+load "rows" path="rows.jsonl"
+load "more" path="more.jsonl"
+load "test" path="test.jsonl"
+task-prompt "asked" from="rows" task="seven"
+lora-train "first" from="asked" model="tiny" question="prompt" steps=1
+lora-train "second" from="more" model="tiny" adapter="first" steps=1
+write-adapter "kept" adapter="second" path="adapters/kept"
+merge-adapter "whole" adapter="second" model="tiny" path="merged"
+evaluate "tested" from="test" model="tiny" adapter="second" task="seven" max-tokens=2 on-overlap="${policy}"
+write "answers" from="tested" path="answers.jsonl"
+"#;
+
+/// Of the six test questions the first training had one, the second another with words of its own around it.
+fn overlapping() -> Sandbox {
+    let s = Sandbox::new();
+    tiny::write(&s, "tiny");
+    let lines = |name: &str, questions: &[&str]| -> String {
+        let row = |(at, question): (usize, &&str)| json!({"id": format!("{name}-{at}"), "question": question, "response": "7"});
+        questions.iter().enumerate().map(row).map(|row| format!("{row}\n")).collect()
+    };
+    s.write("rows.jsonl", lines("row", &["one?", "two?", "three?"]));
+    s.write("more.jsonl", lines("more", &["four?\n\nBe brief.", "five?"]));
+    s.write("test.jsonl", lines("test", &["six?", " two?", "seven?", "four?", "eight?", "Be brief."]));
+    s.write("p.kdl", OVERLAPPING);
+    s
+}
+
+#[test]
+fn questions_that_were_trained_on_do_not_test() {
+    let s = overlapping();
+    let found = "2 of 6 questions are among those that the model was trained on, such as `test-1` and `test-3`";
+    s.run(&["run", "p.kdl"]).exits(1).says(&["training-overlap", found, "on-overlap=\"quarantine\""]);
+    assert!(!s.path("runs/p/answers.jsonl").exists());
+    let ids =
+        || rows(&s, "runs/p/answers.jsonl").iter().map(|r| r["id"].as_str().unwrap().to_string()).collect::<Vec<_>>();
+    let ran = s.run(&["run", "p.kdl", "-P", "policy=keep"]).exits(0);
+    assert!(ran.stdout.contains(&format!("tested: {found}; they are asked all the same")), "{}", ran.stdout);
+    assert_eq!(ids().len(), 6);
+    // Set aside they are part of what a run tolerates.
+    s.write("p.kdl", OVERLAPPING.replace("model \"tiny\" path", "run { tolerance 0.5 }\nmodel \"tiny\" path"));
+    let ran = s.run(&["run", "p.kdl", "-P", "policy=quarantine"]).exits(0);
+    assert!(ran.stdout.contains(&format!("tested: {found}; they are set aside")), "{}", ran.stdout);
+    assert_eq!(ids(), ["test-0", "test-2", "test-4", "test-5"]);
+}
+
+/// What was learned is known wherever the weights go.
+#[test]
+fn a_written_adapter_and_a_merged_model_say_what_they_were_trained_on() {
+    let s = overlapping();
+    s.run(&["run", "p.kdl", "-P", "policy=keep"]).exits(0);
+    let elsewhere = |model: &str| {
+        s.write(
+            "q.kdl",
+            OVERLAPPING[..OVERLAPPING.find("load \"rows\"").unwrap()].replace("path=\"tiny\"", model)
+                + "load \"test\" path=\"test.jsonl\"\n",
+        );
+        let text = String::from_utf8(s.read("q.kdl")).unwrap();
+        let adapter = model.contains("path=\"tiny\"");
+        let load = if adapter { "load-adapter \"kept\" path=\"runs/p/adapters/kept\" model=\"tiny\"\n" } else { "" };
+        let port = if adapter { "adapter=\"kept\"" } else { "" };
+        let test = format!(
+            "evaluate \"tested\" from=\"test\" model=\"tiny\" {port} task=\"seven\" max-tokens=2 on-overlap=\"${{policy}}\" unused=\"ok\"\n"
+        );
+        s.write("q.kdl", text + load + &test);
+    };
+    elsewhere("path=\"tiny\"");
+    s.run(&["run", "q.kdl"]).exits(1).says(&["training-overlap", "2 of 6 questions"]);
+    elsewhere("path=\"runs/p/merged\"");
+    s.run(&["run", "q.kdl"]).exits(1).says(&["training-overlap", "2 of 6 questions"]);
+    // Weights that say nothing, as those of other programs, are told.
+    let path = "runs/p/adapters/kept/adapter_model.safetensors";
+    let weights = String::from_utf8_lossy(&s.read(path)).into_owned();
+    assert!(weights.contains("idiolect_trained_on"));
+    let bytes = s.read(path);
+    let at = bytes.windows(19).position(|w| w == b"idiolect_trained_on").unwrap();
+    let mut bytes = bytes;
+    bytes[at] = b'x';
+    s.write(path, bytes);
+    elsewhere("path=\"tiny\"");
+    let ran = s.run(&["run", "q.kdl"]).exits(0);
+    assert!(ran.stdout.contains("not all that the model was trained on is known"), "{}", ran.stdout);
 }
 
 /// A choice's likelihood is what `score-ppl` says of it as a response to the same prompt.

@@ -68,16 +68,17 @@ pub struct Merged {
     pub bytes: u64,
 }
 
-/// Writes the model: weights, configuration, tokenizer, chat template. `file` gives the path of each by its name;
-/// `stopping` is asked between tensors.
+/// Writes the model: weights, configuration, tokenizer, chat template. `note` is a text that the weights' file keeps under a
+/// name; `file` gives the path of each file by its name; `stopping` is asked between tensors.
 pub fn write(
     text: &TextModel,
     adapter: &Adapter,
     stored: Stored,
+    note: Option<(&str, String)>,
     file: &dyn Fn(&str) -> Result<PathBuf>,
     stopping: &dyn Fn() -> bool,
 ) -> Result<Merged> {
-    let merged = write_weights(text, adapter, stored, &file("model.safetensors")?, stopping)?;
+    let merged = write_weights(text, adapter, stored, note, &file("model.safetensors")?, stopping)?;
     for (name, content) in companions(text, stored)? {
         let path = file(&name)?;
         std::fs::write(&path, content).map_err(|e| crate::store::io_error("write", &path, &e))?;
@@ -89,13 +90,14 @@ fn write_weights(
     text: &TextModel,
     adapter: &Adapter,
     stored: Stored,
+    note: Option<(&str, String)>,
     path: &Path,
     stopping: &dyn Fn() -> bool,
 ) -> Result<Merged> {
     let failed = |e: std::io::Error| crate::store::io_error("write", path, &e);
     let weights = Weights::of(&text.files, &text.config, Precision::F32, &Device::Cpu)?;
     let tensors = text.config.tensors();
-    let (header, bytes) = header(&tensors, stored);
+    let (header, bytes) = header(&tensors, stored, note);
     let mut out = BufWriter::new(File::create(path).map_err(failed)?);
     out.write_all(&(header.len() as u64).to_le_bytes()).and_then(|()| out.write_all(&header)).map_err(failed)?;
     let (mut parameters, mut buffer) = (0, Vec::new());
@@ -120,10 +122,12 @@ fn write_weights(
 }
 
 /// The header of a safetensors file, padded to eight bytes, and how many bytes follow it.
-fn header(tensors: &[(String, Vec<usize>)], stored: Stored) -> (Vec<u8>, u64) {
+fn header(tensors: &[(String, Vec<usize>)], stored: Stored, note: Option<(&str, String)>) -> (Vec<u8>, u64) {
     let (dtype, _, size) = stored.names();
     let mut map = Map::new();
-    map.insert("__metadata__".into(), json!({"format": "pt"}));
+    let format = ("format".to_string(), json!("pt"));
+    let texts = std::iter::once(format).chain(note.map(|(name, text)| (name.to_string(), json!(text))));
+    map.insert("__metadata__".into(), texts.collect::<Map<_, _>>().into());
     let mut at = 0;
     for (name, shape) in tensors {
         let end = at + size * shape.iter().product::<usize>() as u64;
@@ -284,7 +288,7 @@ mod tests {
     fn merged(text: &TextModel, adapter: &Adapter, stored: Stored) -> (tempfile::TempDir, Merged) {
         let folder = tempfile::tempdir().unwrap();
         let file = |name: &str| Ok(folder.path().join(name));
-        let merged = write(text, adapter, stored, &file, &|| false).unwrap();
+        let merged = write(text, adapter, stored, None, &file, &|| false).unwrap();
         (folder, merged)
     }
 

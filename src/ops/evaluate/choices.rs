@@ -36,6 +36,12 @@ impl Choosing {
     }
 }
 
+/// What the prompt is told of a row's first choice, if it has choices.
+pub fn first_choice(choices: &Choices, row: &InRow) -> Vec<(&'static str, Value)> {
+    let texts = choices.texts(|column| row.shown(column)).unwrap_or_default();
+    texts.first().map(|text| of_a_choice(0, text).into_iter().collect()).unwrap_or_default()
+}
+
 /// What follows the prompt for a choice.
 pub fn continuation(choices: &Choices, row: &InRow, own: &[(&'static str, Value)]) -> Result<String, Failure> {
     let mut values: BTreeMap<String, Value> = BTreeMap::new();

@@ -8,6 +8,7 @@ pub(super) mod asked;
 mod choices;
 mod generate;
 mod judge;
+mod overlap;
 mod pass;
 mod run;
 mod scorer;
@@ -75,7 +76,14 @@ estimate of the chance that one of k answers is right, 1 - C(n-c, k) / C(n, k). 
 
 Rows go to quarantine as `null-value`, `gold-unreadable`, `no-tests`, `no-choices` (nothing can be said about an answer to \
 them), `template` (the prompt cannot be made), `too-long`, or for the reason of a teacher that refused one of their \
-samples. Answers are journalled one by one: an evaluation that was killed goes on, and one with more samples draws the \
+samples.
+
+A question that the adapter was trained on tests nothing. Adapters of `lora-train`, and models that they were merged into, \
+carry hashes of what they learned; where a question of `from` is among them, the node fails before it asks anything \
+(`training-overlap`). With `on-overlap=\"quarantine\"` such questions are set aside as `trained-on`, with `\"keep\"` they are \
+asked, and both ways their number is said at the end of the run. `docs/evaluation.md` says what counts as the same question.
+
+Answers are journalled one by one: an evaluation that was killed goes on, and one with more samples draws the \
 new ones only.";
 
 const OWN: &[FieldSpec] = &[
@@ -96,6 +104,7 @@ const OWN: &[FieldSpec] = &[
         "fixes what is drawn, in place of the pipeline's seed and the node's name",
     ),
     FieldSpec::new("system", FieldKind::Str, "the text of a system turn before the prompt"),
+    overlap::ON_OVERLAP,
     FieldSpec::new(
         "max-tokens",
         FieldKind::Int { min: 1, max: 1 << 20 },

@@ -4,6 +4,7 @@ use super::asked::{self, is_list};
 use super::choices::Choosing;
 use super::generate::Answers;
 use super::judge::{self, Judge};
+use super::overlap::{OnOverlap, Seen};
 use super::scorer::Scorer;
 use crate::diag::{Diagnostic, Diagnostics, Spanned};
 use crate::eval::answer::OPTIONS;
@@ -27,6 +28,7 @@ pub struct Evaluate {
     seed: Option<u64>,
     /// How programs are run, for tasks whose answers are code.
     code: Option<CodeTask>,
+    on_overlap: OnOverlap,
 }
 
 impl Evaluate {
@@ -68,6 +70,7 @@ impl Evaluate {
         if matches!(task.kind, Kind::Choice(_)) {
             sound &= check_choice(fields, &writing, diagnostics);
         }
+        let on_overlap = OnOverlap::read(fields, &writing, diagnostics);
         let before = diagnostics.0.len();
         let code = match &task.kind {
             Kind::Generate(generate) if generate.is_code() => Some(CodeTask::read(fields, "task", diagnostics)?),
@@ -80,7 +83,8 @@ impl Evaluate {
         let prompt = Prompt::Task(task.asked.template.clone());
         let judge = Arc::new(Judge { task, k: k.iter().map(|k| k.value).collect() });
         let seed = fields.opt_int("seed").and_then(|s| u64::try_from(s.value).ok());
-        sound.then_some(Self { writing, prompt, judge, k, seed, code })
+        let on_overlap = on_overlap?;
+        sound.then_some(Self { writing, prompt, judge, k, seed, code, on_overlap })
     }
 
     fn check_columns(&self, cx: &mut ResolveCx<'_>) -> Option<()> {
@@ -168,13 +172,17 @@ fn numbers(fields: &Fields, name: &str) -> Vec<Spanned<u32>> {
 
 impl Operator for Evaluate {
     fn canonical(&self) -> Value {
-        json!({
+        let mut canonical = json!({
             "writing": self.writing.canonical(),
             "task": self.judge.task.canonical(),
             "k": self.judge.k,
             "seed": self.seed,
             "code": self.code.as_ref().map(CodeTask::canonical),
-        })
+        });
+        if let Some(on_overlap) = self.on_overlap.canonical() {
+            canonical["on_overlap"] = on_overlap.into();
+        }
+        canonical
     }
 
     fn resolve(&self, cx: &mut ResolveCx<'_>) -> Option<Resolved> {
@@ -189,12 +197,15 @@ impl Operator for Evaluate {
         resolved.outputs.push(cx.widened(input, self.judge.counted(), k_span)?);
         resolved.estimate.rows = input.estimate.rows.map(|rows| rows.saturating_mul(self.writing.samples.into()));
         resolved.seeded &= self.seed.is_none();
+        // Questions are compared with what the model learned before any is asked, so they are read twice.
+        resolved.barrier = self.writing.own_model().is_some();
         resolved.files.extend(files?);
         columns.map(|()| resolved)
     }
 
     fn run(&self, cx: &NodeCx) -> Result<(), RunError> {
         let prompt = self.writing.bind(&self.prompt, self.own(), cx)?.seeded(self.seed);
+        let seen = Seen::look(cx, &self.judge.task, &self.writing, &prompt, self.on_overlap)?;
         let judge = self.judge.clone();
         let bench = match &self.code {
             Some(code) => {
@@ -212,6 +223,7 @@ impl Operator for Evaluate {
             cx,
             self.teacher(cx)?,
             &|row| {
+                seen.as_ref().map_or(Ok(()), |seen| seen.check(row))?;
                 let task: Task<'_> = match &self.judge.task.kind {
                     Kind::Generate(generate) => {
                         match &tests {

@@ -5,6 +5,7 @@ use crate::exec::{NodeCx, RunError};
 use crate::model::train::{Example, Fitted, Lengths, TooLong};
 use crate::model::{ScoreFailure, ScoreRequest, TextModel};
 use crate::ops::rows::{Held, batches, reject_row, row_id, text_column};
+use crate::ops::trained_on::TrainedOn;
 use arrow::array::{Array, RecordBatch, StringArray};
 use serde::Deserialize;
 use std::collections::HashSet;
@@ -15,6 +16,8 @@ pub struct Examples {
     pub rows: Vec<Example>,
     /// Ids of all rows that were read.
     pub ids: HashSet<String>,
+    /// What the rows ask.
+    pub questions: TrainedOn,
     /// Rows that were cut to their limits, and the tokens that they lost.
     pub cut: Cut,
 }
@@ -56,6 +59,7 @@ pub fn read(
                     examples.cut.rows += usize::from(cut > 0);
                     examples.cut.tokens += cut;
                     examples.rows.push(example);
+                    cells.questions(row).iter().for_each(|question| examples.questions.learn(question));
                 }
                 Err((reason, message)) => reject_row(cx, &batch, row, reason, message)?,
             }
@@ -79,6 +83,17 @@ impl<'a> Cells<'a> {
             }
             Text::Messages(name) => Self::Messages(&name.value, text_column(batch, &name.value)?),
         })
+    }
+
+    /// What a row that can be trained on asks: its question, or the user's turns.
+    fn questions(&self, row: usize) -> Vec<String> {
+        match self {
+            Self::Pair { question: (_, questions), .. } => vec![questions.value(row).to_string()],
+            Self::Messages(name, cells) => {
+                let turns = turns(name, cells.value(row)).unwrap_or_default();
+                turns.into_iter().filter(|(role, _)| role == "user").map(|(_, text)| text).collect()
+            }
+        }
     }
 
     /// `Err` outside is a failure of the model, inside one of the row.

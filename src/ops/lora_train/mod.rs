@@ -50,9 +50,12 @@ conversation its end, and the number of such rows is said at the end of the run.
 `no-labels` or `empty-response`, others as `null-value`, `messages` (no list of turns) or `template` (the chat template
 refused them).
 
+The adapter's weights carry hashes of the questions that it was trained on or chosen by, so that `evaluate` can refuse to
+test it on them.
+
 The adapter depends on rows, seed and settings alone, bit for bit: not on threads, on `micro-batch`, on `checkpointing`, or
 on kills in between. A killed run goes on from its last checkpoint (`checkpoint-every`).",
-    version: 1,
+    version: 2,
     inputs: &[
         FROM[0],
         InputSpec {

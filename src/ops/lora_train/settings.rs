@@ -290,6 +290,11 @@ impl Settings {
         })
     }
 
+    /// Whether rows at `validation` have a say in what is given.
+    pub fn chooses(&self) -> bool {
+        self.keep_best != Some(false) || self.patience.is_some()
+    }
+
     /// Optimizer steps on so many rows.
     pub fn steps(&self, rows: usize) -> u64 {
         match self.length {

@@ -107,3 +107,36 @@ fn rows_that_choose_an_adapter_do_not_test_it() {
         assert!(!found.contains("validation-is-test"), "{validation} {tested}: {found}");
     }
 }
+
+#[test]
+fn rows_that_an_adapter_was_trained_on_do_not_test_it() {
+    let test = |trained: &str, tested: &str| {
+        plan(&format!(
+            r#"
+            load "train" dataset="gsm8k" split="train" unused="ok"
+            load "test" dataset="gsm8k" split="test" unused="ok"
+            load "train-few" dataset="gsm8k" split="train" limit=100 unused="ok"
+            load "train-rest" dataset="gsm8k" split="train" offset=100 unused="ok"
+            task-prompt "asked" from="train-few" task="gsm8k" unused="ok"
+            join "answered" left="asked" right="train" on="id" unused="ok"
+            sample "some" from="train" n=10 unused="ok"
+            lora-train "tuned" from="{trained}" model="student"
+            evaluate "tested" from="{tested}" model="student" task="gsm8k" adapter="tuned" unused="ok"
+        "#
+        ))
+    };
+    for (trained, tested) in
+        [("train", "train"), ("train-few", "train"), ("asked", "train-few"), ("answered", "train"), ("train", "some")]
+    {
+        let text = test(trained, tested).err().unwrap_or_else(|| panic!("{trained} and {tested} are taken"));
+        assert!(text.contains("error[training-is-test]"), "{trained} {tested}: {text}");
+        for allowed in ["keep", "quarantine"] {
+            let found = test(trained, &format!("{tested}\" on-overlap=\"{allowed}")).err().unwrap_or_default();
+            assert!(!found.contains("training-is-test"), "{trained} {tested}: {found}");
+        }
+    }
+    for (trained, tested) in [("train", "test"), ("train-few", "train-rest"), ("answered", "some")] {
+        let found = test(trained, tested).err().unwrap_or_default();
+        assert!(!found.contains("training-is-test"), "{trained} {tested}: {found}");
+    }
+}

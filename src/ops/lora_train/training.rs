@@ -10,6 +10,7 @@ use crate::model::train::{Batches, Example, PassOptions, Trainer};
 use crate::model::{AdapterFile, ModelLane, TextModel};
 use crate::ops::rows::{Held, emit_in_batches};
 use crate::ops::sample::drawn_seed;
+use crate::ops::trained_on::TrainedOn;
 use crate::ops::{FROM, adapters};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
@@ -26,10 +27,14 @@ pub fn run(settings: &Settings, cx: &NodeCx) -> Result<(), RunError> {
     let text = lane.text()?;
     let (train, validation) = read(settings, cx, &text)?;
     say_cut(settings, cx, &[("", train.cut), ("validation ", validation.cut)])?;
+    let mut asked = train.questions;
+    if settings.chooses() {
+        asked.went_on_from(Some(validation.questions));
+    }
     let mut training = Training::new(settings, cx, lane, &text, train.rows, validation.rows)?;
     training.resume();
     training.finish()?;
-    training.give()
+    training.give(asked)
 }
 
 /// The rows to train on and those to validate on.
@@ -117,8 +122,7 @@ impl<'a> Training<'a> {
         validation: Vec<Example>,
     ) -> Result<Self, RunError> {
         let seed = drawn_seed(settings.seed, cx);
-        let given = cx.inputs().iter().position(|input| input.port == adapters::PORT.name);
-        let adapter = match given {
+        let adapter = match adapters::port(cx) {
             Some(at) => {
                 let mut adapter = adapters::read(cx, at)?.adapter(&text.config)?;
                 adapter.config.dropout = settings.lora.dropout;
@@ -291,15 +295,22 @@ impl<'a> Training<'a> {
         Ok(())
     }
 
-    /// Hands the adapter and the log on.
-    fn give(&self) -> Result<(), RunError> {
+    /// Hands the adapter and the log on. `asked` is what it was trained on here.
+    fn give(&self, mut asked: TrainedOn) -> Result<(), RunError> {
         let state = self.state();
         let mut adapter = state.trainer.adapter.clone();
         if let Some(best) = &state.best {
             adapter.values.clone_from(best);
         }
         let schema = self.cx.output_schema(0);
-        let file = AdapterFile::new(&adapter, &adapters::base_name(&schema))?;
+        if let Some(base) = adapters::merged_into(&*self.lane)? {
+            asked.went_on_from(Some(base));
+        }
+        if let Some(at) = adapters::port(self.cx) {
+            asked.went_on_from(TrainedOn::of_weights(&adapters::read(self.cx, at)?.weights));
+        }
+        let mut file = AdapterFile::new(&adapter, &adapters::base_name(&schema))?;
+        file.weights = asked.put_into(&file.weights)?;
         self.cx.emit(0, adapters::batch(&schema, &file)?)?;
         emit_in_batches(self.cx, 1, &log::batch(&self.cx.output_schema(1), &state.log)?)
     }

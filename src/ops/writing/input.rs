@@ -4,9 +4,8 @@ use super::helper::{Event, Helper};
 use super::task::InRow;
 use crate::exec::{NodeCx, RunError};
 use crate::model::Address;
-use crate::ops::rows::ID;
 use crate::store::row_bytes;
-use arrow::array::{Array, AsArray, RecordBatch};
+use arrow::array::RecordBatch;
 use std::collections::VecDeque;
 use std::sync::Arc;
 
@@ -71,20 +70,11 @@ impl Input {
             if self.at < batch.bytes.len() {
                 let (row, number) = (self.at, self.before + self.at as u64);
                 self.at += 1;
-                return Some((in_row(&batch.rows, row, number), batch.bytes[row]));
+                return Some((InRow::of(&batch.rows, row, number), batch.bytes[row]));
             }
             self.before += batch.bytes.len() as u64;
             self.at = 0;
             self.batches.pop_front();
         }
     }
-}
-
-fn in_row(batch: &Arc<RecordBatch>, row: usize, number: u64) -> InRow {
-    let ids = batch.column_by_name(ID).and_then(|c| c.as_string_opt::<i32>());
-    let id = match ids.filter(|ids| ids.is_valid(row)) {
-        Some(ids) => ids.value(row).into(),
-        None => format!("#{number}").into(),
-    };
-    InRow { batch: batch.clone(), row, id }
 }

@@ -18,6 +18,8 @@ use std::sync::{Arc, OnceLock};
 
 /// The optional port of examples, and the input of a template that takes them.
 const EXAMPLES: &str = "examples";
+/// The input that is a question by itself, whatever stands around it.
+const QUESTION: &str = "question";
 /// More examples than that are a mistake: all of them stand in every prompt.
 const MOST_EXAMPLES: usize = 64;
 
@@ -340,6 +342,14 @@ impl<'a> Bound<'a> {
 
     fn render(&self, values: &BTreeMap<String, Value>) -> Result<Vec<(String, String)>, Failure> {
         self.template.render(values).map_err(|e| Failure::new("template", e.to_string()))
+    }
+
+    /// The texts that a row's question may be known by: its own last turn, and what the prompt reads as `question`.
+    pub fn questions(&self, row: &InRow, own: &[(&str, Value)]) -> Result<Vec<String>, Failure> {
+        let turns = self.render(&self.values(|column| cell(&row.batch, row.row, column), own)?)?;
+        let read = self.columns.iter().find(|(input, _)| input.name == QUESTION);
+        let read = read.and_then(|(_, column)| row.text(column)).map(str::to_string);
+        Ok(turns.into_iter().next_back().map(|(_, text)| text).into_iter().chain(read).collect())
     }
 
     /// A row's call. `own` are inputs that the operator gives itself.

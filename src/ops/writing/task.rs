@@ -1,6 +1,6 @@
 //! What operators say of a row: what to ask for it, and what its answers make of it.
 
-use crate::ops::rows::cell_json;
+use crate::ops::rows::{ID, cell_json};
 use crate::teacher::{Ask, Failure, Outcome};
 use arrow::array::{Array, AsArray, RecordBatch};
 use serde_json::Value;
@@ -82,6 +82,16 @@ pub struct InRow {
 }
 
 impl InRow {
+    /// A row of a batch, which is row `number` of the input.
+    pub fn of(batch: &Arc<RecordBatch>, row: usize, number: u64) -> Self {
+        let ids = batch.column_by_name(ID).and_then(|c| c.as_string_opt::<i32>());
+        let id = match ids.filter(|ids| ids.is_valid(row)) {
+            Some(ids) => ids.value(row).into(),
+            None => format!("#{number}").into(),
+        };
+        Self { batch: batch.clone(), row, id }
+    }
+
     /// Its `id`; of a table without ids `#` and the row's position.
     pub fn id(&self) -> &str {
         &self.id
