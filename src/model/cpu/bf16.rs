@@ -1,19 +1,12 @@
 //! Products of bf16 inputs and bf16 weights on units made for them.
 
 use super::Isa;
+use super::pairs::round;
 use super::simd::{Kernel, Simd, dispatch};
 use rayon::prelude::*;
 
 /// Values that one thread rounds at once.
 const PART: usize = 1 << 14;
-
-/// The bits of the nearest bf16 number, ties to even, as the high half of an f32; NaN stays NaN.
-#[inline(always)]
-fn round(x: f32) -> u32 {
-    let bits = x.to_bits();
-    let rounded = bits.wrapping_add(0x7fff + ((bits >> 16) & 1));
-    (if x.is_nan() { bits | 0x0040_0000 } else { rounded }) & 0xffff_0000
-}
 
 /// Inputs rounded to bf16 in place of f32, for paths without a unit for bf16.
 pub(crate) fn rounded(isa: Isa, x: &[f32]) -> Vec<f32> {
@@ -36,65 +29,17 @@ pub(crate) fn rounded(isa: Isa, x: &[f32]) -> Vec<f32> {
     to
 }
 
-/// Inputs rounded to bf16, in pairs of successive k (the first in the low half), `pairs` per row; rows and pairs
-/// that the inputs do not have are zero.
-pub(crate) struct PairRows {
-    pub values: Vec<u32>,
-    pub pairs: usize,
-}
-
-impl PairRows {
-    /// Rows of `inner` values; room for a multiple of 16 rows.
-    pub(crate) fn new(isa: Isa, x: &[f32], m: usize, inner: usize) -> PairRows {
-        struct Pair<'a>(&'a [f32], &'a mut [u32]);
-        impl Kernel for Pair<'_> {
-            type Output = ();
-            #[inline(always)]
-            fn run<S: Simd>(self, _: S) {
-                let (whole, rest) = self.0.as_chunks::<2>();
-                for (to, [low, high]) in self.1.iter_mut().zip(whole) {
-                    *to = round(*low) >> 16 | round(*high);
-                }
-                if let [last] = rest {
-                    self.1[whole.len()] = round(*last) >> 16;
-                }
-            }
-        }
-        let pairs = super::panels::pairs(inner);
-        let mut values = vec![0; m.next_multiple_of(16) * pairs];
-        let rows = (PART / inner.max(1)).max(1);
-        let row = |(to, x): (&mut [u32], &[f32])| dispatch(isa, Pair(x, to));
-        if inner == 0 {
-            // Nothing to round.
-        } else if m <= rows {
-            values.chunks_exact_mut(pairs).zip(x.chunks_exact(inner)).for_each(row);
-        } else {
-            let to = values.par_chunks_exact_mut(pairs);
-            to.zip(x.par_chunks_exact(inner)).with_min_len(rows).for_each(row);
-        }
-        PairRows { values, pairs }
-    }
-}
-
-/// What a unit multiplies: rows of pairs with panels of pairs.
+/// What the unit for dot products multiplies: rows of pairs with panels of pairs.
+#[cfg(target_arch = "x86_64")]
 #[derive(Clone, Copy)]
 pub(crate) struct PairProduct<'a> {
-    /// From the first row on; `pairs` values apart.
-    pub a: &'a [u32],
-    /// From the first panel on; `pairs` lines apart.
+    /// From the first row on; `pairs / 16` lines a row.
+    pub a: &'a [[u32; 16]],
+    /// From the first panel on; `pairs` lines a panel.
     pub w: &'a [[u32; 16]],
     pub pairs: usize,
     pub rows: usize,
     pub panels: usize,
-}
-
-impl PairProduct<'_> {
-    /// Panics where the slices are too short for `rows` rows, the panels, or the results.
-    #[cfg(target_arch = "x86_64")]
-    fn check(&self, rows: usize, c: &[f32]) {
-        assert!(rows * self.pairs <= self.a.len() && self.panels * self.pairs <= self.w.len());
-        assert!(rows * self.panels * 16 <= c.len());
-    }
 }
 
 /// The product by AVX-512 BF16's dot product of pairs: `c[r][..]`, row-major with `16 * panels` columns. Every output is
@@ -105,7 +50,8 @@ impl PairProduct<'_> {
 #[cfg(target_arch = "x86_64")]
 pub(crate) fn dot_products(isa: Isa, p: PairProduct<'_>, c: &mut [f32]) {
     assert!(isa.has_bf16_dot());
-    p.check(p.rows, c);
+    assert!(p.rows * p.pairs <= p.a.len() * 16 && p.panels * p.pairs <= p.w.len());
+    assert!(p.rows * p.panels * 16 <= c.len());
     // SAFETY: the instructions were detected, the slices are long enough.
     unsafe { dot::multiply(p, c) }
 }
@@ -156,7 +102,7 @@ mod dot {
     unsafe fn tile<const M: usize, const P: usize>(p: PairProduct<'_>, row: usize, panel: usize, c: &mut [f32]) {
         // SAFETY: indices are below those that the caller vouches for; a line is 64 bytes.
         unsafe {
-            let (a, w) = (p.a.as_ptr().add(row * p.pairs), p.w.as_ptr().add(panel * p.pairs));
+            let (a, w) = (p.a.as_ptr().cast::<u32>().add(row * p.pairs), p.w.as_ptr().add(panel * p.pairs));
             let mut sum = [[_mm512_setzero_ps(); P]; M];
             for i in 0..p.pairs {
                 let mut weights = [_mm512_setzero_si512(); P];
@@ -180,19 +126,6 @@ mod dot {
     }
 }
 
-/// The product by AMX: as [`dot_products`]. The inputs and `c` have room for a multiple of 16 rows, of which those
-/// beyond `rows` are computed too.
-///
-/// # Panics
-/// If the path is not AMX or a slice is too short.
-#[cfg(target_arch = "x86_64")]
-pub(crate) fn tile_products(isa: Isa, p: PairProduct<'_>, c: &mut [f32]) {
-    assert!(isa.path() == super::Path::Amx && p.pairs.is_multiple_of(16));
-    p.check(p.rows.next_multiple_of(16), c);
-    // SAFETY: AMX was detected and permitted, the slices are long enough.
-    unsafe { super::amx::multiply(p, c) }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -205,14 +138,6 @@ mod tests {
         for isa in Isa::available() {
             for (x, y) in x.iter().zip(rounded(isa, &x)) {
                 assert_eq!(y.to_bits() >> 16, u32::from(bf16::from_f32(*x).to_bits()), "{x}");
-            }
-        }
-        let pairs = PairRows::new(Isa::best(), &x[..66], 2, 33);
-        assert_eq!((pairs.pairs, pairs.values.len()), (32, 16 * 32));
-        for row in 0..2 {
-            for k in 0..64 {
-                let expected = if k < 33 { bf16::from_f32(x[row * 33 + k]).to_bits() } else { 0 };
-                assert_eq!((pairs.values[row * 32 + k / 2] >> (k % 2 * 16)) as u16, expected);
             }
         }
     }

@@ -118,11 +118,6 @@ impl Isa {
         self.bf16_dot
     }
 
-    /// Whether bf16 is multiplied by a unit made for it: AMX or the dot product.
-    pub(crate) fn has_bf16_unit(self) -> bool {
-        self.path == Path::Amx || self.bf16_dot
-    }
-
     const PORTABLE: Isa = Isa { path: Path::Portable, bf16_dot: false };
 
     fn supported(path: Path) -> Option<Isa> {

@@ -1,7 +1,11 @@
 //! Products with frozen weights.
 
-use super::bf16::{PairProduct, PairRows};
-use super::panels::{self, Format, Panels};
+#[cfg(target_arch = "x86_64")]
+use super::amx::{self, Output, TileProduct};
+#[cfg(target_arch = "x86_64")]
+use super::bf16::PairProduct;
+use super::pairs::{Layout, PairRows};
+use super::panels::{self, Format, Line, Panels};
 use super::product::{Product, ProductBlock};
 use super::simd::{Kernel, Simd, dispatch};
 use super::tile::{self, Block, F32Weights, PairWeights, Weights};
@@ -16,7 +20,10 @@ use std::ops::Range;
 /// Below this many multiplications a product is not worth waking other threads for.
 const SERIAL: usize = 1 << 17;
 /// Rows of a block: its inputs stay in the second-level cache.
-const BLOCK_ROWS: usize = 96;
+pub(crate) const BLOCK_ROWS: usize = 96;
+/// The same for AMX. Over a part of k a block of 16 x 16 tiles reads 16 KiB of inputs and 16 of weights per 256 tile
+/// products of 16 cycles: 8 bytes a cycle from memory or the third level, if nothing of them was left in the second.
+const TILE_BLOCK_ROWS: usize = 256;
 /// Panels of a block: its weights over [`BLOCK_INNER`] stay in the second-level cache.
 const BLOCK_PANELS: usize = 16;
 /// Steps of k over which one panel stays in the first-level cache.
@@ -172,6 +179,10 @@ impl PackedLinear {
     fn product(&self, isa: Isa, x: &[f32], m: usize, y: &mut [f32], into: Into) {
         assert_eq!(y.len(), m * self.out, "outputs of [{m}, {}]", self.out);
         let target = Target(y.as_mut_ptr());
+        #[cfg(target_arch = "x86_64")]
+        if isa.path() == Path::Amx && self.format == Format::Bf16 && into == Into::Assign && self.bias.is_none() {
+            return self.tiles_into(isa, x, m, target);
+        }
         self.for_each_block(isa, x, m, 4, |block| {
             for row in block.rows.clone() {
                 let values = block.row(row);
@@ -190,9 +201,23 @@ impl PackedLinear {
     fn prepare<'a>(&self, isa: Isa, x: &'a [f32], m: usize) -> Inputs<'a> {
         match self.format {
             Format::F32 | Format::Bf16Weights => Inputs::F32(Cow::Borrowed(x)),
-            Format::Bf16 if isa.has_bf16_unit() => Inputs::Pairs(PairRows::new(isa, x, m, self.inner)),
+            #[cfg(target_arch = "x86_64")]
+            Format::Bf16 if isa.path() == Path::Amx => {
+                Inputs::Pairs(PairRows::new(isa, x, m, self.inner, amx::layout(m, self.inner)))
+            }
+            Format::Bf16 if isa.has_bf16_dot() => Inputs::Pairs(PairRows::new(isa, x, m, self.inner, Layout::Rows)),
             Format::Bf16 => Inputs::F32(Cow::Owned(super::bf16::rounded(isa, x))),
         }
+    }
+
+    /// How many values `block` needs.
+    fn block_values(&self, x: &Inputs<'_>, rows: usize, panels: usize) -> usize {
+        let values = rows * panels * 16;
+        #[cfg(target_arch = "x86_64")]
+        if matches!(x, Inputs::Pairs(x) if x.layout() != Layout::Rows) {
+            return values + TileProduct::scratch(rows, panels);
+        }
+        values
     }
 
     /// The product of some rows and some panels, row-major with `16 * panels.len()` columns.
@@ -212,16 +237,77 @@ impl PackedLinear {
                 dispatch(isa, Multiply { a, w, shape, values });
             }
             #[cfg(target_arch = "x86_64")]
-            (Panels::Bf16 { lines, .. }, Inputs::Pairs(x)) => {
-                let pairs = x.pairs;
-                let (a, w) = (&x.values[rows.start * pairs..], &panels::arrays(lines)[panels.start * pairs..]);
-                let product = PairProduct { a, w, pairs, rows: rows.len(), panels: panels.len() };
-                match isa.path() {
-                    Path::Amx => super::bf16::tile_products(isa, product, values),
-                    _ => super::bf16::dot_products(isa, product, values),
-                }
+            (Panels::Bf16 { lines, pairs }, Inputs::Pairs(x)) if x.layout() == Layout::Rows => {
+                let (a, w) = (&x.lines()[rows.start * x.steps()..], &panels::arrays(lines)[panels.start * pairs..]);
+                let product = PairProduct { a, w, pairs: *pairs, rows: rows.len(), panels: panels.len() };
+                super::bf16::dot_products(isa, product, values);
+            }
+            #[cfg(target_arch = "x86_64")]
+            (Panels::Bf16 { lines, pairs }, Inputs::Pairs(x)) => {
+                let stride = panels.len() * 16;
+                let (values, scratch) = values.split_at_mut(rows.len() * stride);
+                let w = &panels::arrays(lines)[panels.start * pairs..];
+                let product = TileProduct { a: x, rows, w, panels: panels.len() };
+                let out = Output { values: values.as_mut_ptr(), stride, columns: stride };
+                assert_eq!(isa.path(), Path::Amx);
+                // SAFETY: AMX was detected and permitted; `values` has so many rows and columns.
+                unsafe { amx::multiply(&product, &out, scratch) };
             }
             (_, Inputs::Pairs(_)) => unreachable!("pairs are only prepared for bf16 weights and a unit for them"),
+        }
+    }
+
+    /// The product by AMX, stored from its registers to y, which has `m` rows, without a block between.
+    #[cfg(target_arch = "x86_64")]
+    fn tiles_into(&self, isa: Isa, x: &[f32], m: usize, y: Target<f32>) {
+        let (Panels::Bf16 { lines, pairs }, Path::Amx) = (&self.panels, isa.path()) else {
+            unreachable!("bf16 weights on the path for tiles");
+        };
+        self.for_each_task(isa, x, m, 4, |x, rows, panels| {
+            let Inputs::Pairs(a) = x else { unreachable!("pairs are prepared for this path") };
+            let w = &panels::arrays(lines)[panels.start * pairs..];
+            let first = panels.start * 16;
+            with_scratch(TileProduct::scratch(rows.len(), panels.len()), |scratch| {
+                // SAFETY: AMX was detected and permitted; tasks are disjoint and within [m, out], which y has.
+                unsafe {
+                    let values = y.from(rows.start * self.out + first).0;
+                    let columns = self.out.min(panels.end * 16) - first;
+                    let out = Output { values, stride: self.out, columns };
+                    amx::multiply(&TileProduct { a, rows, w, panels: panels.len() }, &out, scratch);
+                }
+            });
+        });
+    }
+
+    /// Prepares the inputs and shares the product out: some rows and some panels a task.
+    fn for_each_task(
+        &self,
+        isa: Isa,
+        x: &[f32],
+        m: usize,
+        chunk: usize,
+        task: impl Fn(&Inputs<'_>, Range<usize>, Range<usize>) + Sync,
+    ) {
+        assert_eq!(x.len(), m * self.inner, "inputs of [{m}, {}]", self.inner);
+        let panels = self.out.div_ceil(16);
+        if m == 0 || panels == 0 {
+            return;
+        }
+        let x = self.prepare(isa, x, m);
+        let serial = m * self.inner * self.out < SERIAL;
+        let (unit, most) = match &x {
+            Inputs::Pairs(x) if x.layout() != Layout::Rows => (32, TILE_BLOCK_ROWS),
+            _ => (6, BLOCK_ROWS),
+        };
+        let grid = Grid::new(m, panels, (unit, most), chunk, if serial { 1 } else { rayon::current_num_threads() });
+        let one = |at: usize| {
+            let (rows, panels) = grid.task(at);
+            task(&x, rows, panels);
+        };
+        match grid.len() {
+            1 => one(0),
+            n if serial => (0..n).for_each(one),
+            n => (0..n).into_par_iter().for_each(one),
         }
     }
 }
@@ -240,20 +326,10 @@ impl Product for PackedLinear {
     }
 
     fn for_each_block(&self, isa: Isa, x: &[f32], m: usize, chunk: usize, consume: impl Fn(ProductBlock<'_>) + Sync) {
-        assert_eq!(x.len(), m * self.inner, "inputs of [{m}, {}]", self.inner);
-        let panels = self.out.div_ceil(16);
-        if m == 0 || panels == 0 {
-            return;
-        }
-        let x = self.prepare(isa, x, m);
-        let serial = m * self.inner * self.out < SERIAL;
-        let unit = if matches!(x, Inputs::Pairs(_)) { 16 } else { 6 };
-        let grid = Grid::new(m, panels, unit, chunk, if serial { 1 } else { rayon::current_num_threads() });
-        let one = |task: usize| {
-            let (rows, panels) = grid.task(task);
+        self.for_each_task(isa, x, m, chunk, |x, rows, panels| {
             let stride = panels.len() * 16;
-            with_scratch(rows.len().next_multiple_of(16) * stride, |values| {
-                self.block(isa, &x, rows.clone(), panels.clone(), values);
+            with_scratch(self.block_values(x, rows.len(), panels.len()), |values| {
+                self.block(isa, x, rows.clone(), panels.clone(), values);
                 let columns = panels.start * 16..self.out.min(panels.end * 16);
                 if let Some(bias) = &self.bias {
                     for row in values.chunks_exact_mut(stride).take(rows.len()) {
@@ -262,12 +338,7 @@ impl Product for PackedLinear {
                 }
                 consume(ProductBlock { rows, columns, values, stride });
             });
-        };
-        match grid.len() {
-            1 => one(0),
-            n if serial => (0..n).for_each(one),
-            n => (0..n).into_par_iter().for_each(one),
-        }
+        });
     }
 }
 
@@ -325,8 +396,9 @@ pub(crate) struct Grid {
 }
 
 impl Grid {
-    pub(crate) fn new(rows: usize, panels: usize, unit: usize, chunk: usize, threads: usize) -> Grid {
-        let row_blocks = rows.div_ceil(BLOCK_ROWS);
+    /// Blocks of at most so many rows, in units of rows that stay together: `(unit, most)`.
+    pub(crate) fn new(rows: usize, panels: usize, (unit, most): (usize, usize), chunk: usize, threads: usize) -> Grid {
+        let row_blocks = rows.div_ceil(most);
         let widest = if rows <= 12 { 4 * BLOCK_PANELS } else { BLOCK_PANELS };
         // Several blocks per thread, so that no thread waits long for the last one.
         let wanted = if threads == 1 { 1 } else { (4 * threads).div_ceil(row_blocks) };
@@ -379,15 +451,16 @@ impl<T> Target<T> {
     }
 }
 
-/// Runs `f` with `len` values of the thread's own memory, their contents unspecified. Not to be nested.
+/// Runs `f` with `len` values of the thread's own memory, from a cache line's start on, their contents unspecified. Not
+/// to be nested.
 pub(crate) fn with_scratch<R>(len: usize, f: impl FnOnce(&mut [f32]) -> R) -> R {
-    thread_local!(static SCRATCH: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) });
+    thread_local!(static SCRATCH: RefCell<Vec<Line<f32>>> = const { RefCell::new(Vec::new()) });
     // Taken out and put back, so that a nested use is slow but not wrong.
     let mut scratch = SCRATCH.with(RefCell::take);
-    if scratch.len() < len {
-        scratch.resize(len, 0.0);
+    if scratch.len() < len.div_ceil(16) {
+        scratch.resize(len.div_ceil(16), Line([0.0; 16]));
     }
-    let result = f(&mut scratch[..len]);
+    let result = f(&mut panels::flat_mut(&mut scratch)[..len]);
     SCRATCH.with(|cell| cell.replace(scratch));
     result
 }
@@ -421,7 +494,12 @@ mod tests {
         let mut rng = rng(1);
         for round in 0..40 {
             let (m, out, inner) = (rng.random_range(1..40), rng.random_range(1..200), rng.random_range(1..90));
-            let inner = if round % 8 == 0 { inner + 700 } else { inner };
+            // Some in several parts of k, some of those in several blocks of rows.
+            let (m, inner) = match round % 8 {
+                0 => (m, inner + 700),
+                4 => (m + 90, inner + 300),
+                _ => (m, inner),
+            };
             let (w, x) = (uniform(&mut rng, out * inner), uniform(&mut rng, m * inner));
             let tolerance = 1e-6 * inner as f64;
             let f32_layer = PackedLinear::pack_f32(&w, out, inner, Format::F32);

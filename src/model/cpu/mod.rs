@@ -27,6 +27,7 @@ mod isa;
 mod linear;
 mod lora;
 mod nll;
+mod pairs;
 mod panels;
 mod product;
 mod quant;

@@ -42,6 +42,12 @@ pub(crate) fn flat(lines: &[Line<f32>]) -> &[f32] {
     unsafe { std::slice::from_raw_parts(lines.as_ptr().cast(), lines.len() * 16) }
 }
 
+/// As [`flat`], to be written.
+pub(crate) fn flat_mut(lines: &mut [Line<f32>]) -> &mut [f32] {
+    // SAFETY: as in `flat`.
+    unsafe { std::slice::from_raw_parts_mut(lines.as_mut_ptr().cast(), lines.len() * 16) }
+}
+
 /// The lines as arrays.
 pub(crate) fn arrays(lines: &[Line<u32>]) -> &[[u32; 16]] {
     // SAFETY: as in `flat`.

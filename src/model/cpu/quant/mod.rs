@@ -11,7 +11,7 @@ mod tests;
 pub use layout::QuantType;
 
 use super::Isa;
-use super::linear::{Grid, Target, with_scratch};
+use super::linear::{BLOCK_ROWS, Grid, Target, with_scratch};
 use super::product::{Product, ProductBlock};
 use activations::ByteRows;
 use layout::{LANES, LINE};
@@ -242,7 +242,7 @@ impl QuantizedLinear {
         }
         let x = ByteRows::new(isa, x, self.inner);
         let serial = m * self.inner * self.out < SERIAL;
-        let grid = Grid::new(m, panels, 6, chunk, if serial { 1 } else { rayon::current_num_threads() });
+        let grid = Grid::new(m, panels, (6, BLOCK_ROWS), chunk, if serial { 1 } else { rayon::current_num_threads() });
         let one = |at: usize| {
             let (rows, panels) = grid.task(at);
             task(&x, rows, panels);
