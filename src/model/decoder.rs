@@ -198,17 +198,17 @@ impl Decoder {
 
     /// A sequence without tokens.
     pub fn sequence(&self) -> Sequence {
-        let cache = |layer: &Layer| self.kernels.cache(&layer.self_attn.shape);
-        Sequence { layers: self.layers.iter().map(cache).collect(), len: 0 }
+        let layers = self.layers.iter().enumerate();
+        Sequence { layers: layers.map(|(i, l)| self.kernels.cache(i, &l.self_attn.shape)).collect(), len: 0 }
     }
 
     /// Bytes of keys and values of a sequence of so many tokens that shares nothing.
     pub fn sequence_bytes(&self, tokens: usize) -> u64 {
         let bytes = |layer: &Layer| {
             let AttentionShape { key_value_heads, head_dim, .. } = layer.self_attn.shape;
-            match self.kernels.cache(&layer.self_attn.shape) {
+            match self.kernels.cache(0, &layer.self_attn.shape) {
                 LayerCache::Native(cache) => cache.growth(tokens),
-                LayerCache::Tensors(_) => {
+                LayerCache::Tensors(_) | LayerCache::Rows(_) => {
                     2 * tokens * key_value_heads * head_dim * self.kernels.activations().size_in_bytes()
                 }
             }

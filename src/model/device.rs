@@ -103,7 +103,8 @@ fn available_memory() -> Option<u64> {
 #[cfg(feature = "cuda")]
 mod cuda {
     use candle_core::Device;
-    use candle_core::cuda_backend::cudarc::driver::CudaContext;
+    use candle_core::cuda_backend::cudarc::cublas::sys as cublas;
+    use candle_core::cuda_backend::cudarc::driver::{self, CudaContext};
     use std::sync::Arc;
 
     pub const BUILT: bool = true;
@@ -114,15 +115,39 @@ mod cuda {
             0 => Err("the CUDA driver finds no GPU".into()),
             1 if number > 0 => Err("there is one GPU, `cuda:0`".into()),
             n if number >= n => Err(format!("there are {n} GPUs, `cuda:0` to `cuda:{}`", n - 1)),
-            _ => Device::new_cuda(number).and_then(on_one_stream).map_err(|e| e.to_string()),
+            _ => Device::new_cuda_with_stream(number).and_then(set_up).map_err(|e| e.to_string()),
         }
     }
 
-    /// Every tensor would carry two events, which order its uses on several streams.
-    fn on_one_stream(device: Device) -> candle_core::Result<Device> {
-        // SAFETY: the device has the stream that it was made with alone, and the thread that owns it starts all its work.
-        unsafe { device.as_cuda_device()?.disable_event_tracking() };
+    /// A device with a stream of its own takes its work in order, whatever thread starts it.
+    fn set_up(device: Device) -> candle_core::Result<Device> {
+        let cuda = device.as_cuda_device()?;
+        // Every tensor would carry two events, which order its uses on several streams.
+        // SAFETY: the device has the stream that it was made with alone.
+        unsafe { cuda.disable_event_tracking() };
+        // Where a sum is cut into parts, the parts are added in float32 too, also if the result is bfloat16.
+        let mode = cublas::cublasMath_t::CUBLAS_MATH_DISALLOW_REDUCED_PRECISION_REDUCTION;
+        let blas = cuda.cublas_handle();
+        // SAFETY: the handle is alive.
+        unsafe { cublas::cublasSetMathMode(*blas.handle(), mode) }.result().map_err(candle_core::Error::wrap)?;
+        keep_memory(cuda.cuda_stream().context());
         Ok(device)
+    }
+
+    /// Without this, memory that is free goes back to the system whenever the processor waits for the GPU, and is asked
+    /// for anew with the next tensor.
+    fn keep_memory(context: &CudaContext) {
+        if !context.has_async_alloc() {
+            return;
+        }
+        let mut all = u64::MAX;
+        // SAFETY: the context is alive, and the attribute is a 64-bit number. Without it, work takes longer and is the same.
+        let _ = unsafe {
+            driver::result::device::get_default_mem_pool(context.cu_device()).and_then(|pool| {
+                let threshold = driver::sys::CUmemPool_attribute::CU_MEMPOOL_ATTR_RELEASE_THRESHOLD;
+                driver::result::mem_pool::set_attribute(pool, threshold, (&raw mut all).cast())
+            })
+        };
     }
 
     fn context(device: &Device) -> Option<Arc<CudaContext>> {

@@ -22,7 +22,7 @@ mod writing;
 use super::error::Result;
 use super::generate::{GenerateFailure, Generated, Prompted};
 use super::kernels::{self, Sequence};
-use super::language_model::{Encoded, LanguageModel};
+use super::language_model::{Encoded, LanguageModel, PASS_TOKENS};
 use super::ticket::Ticket;
 use super::{ScoreFailure, Scored};
 use crate::exec::RunError;
@@ -47,10 +47,9 @@ pub struct Limits {
 }
 
 impl Default for Limits {
-    /// Passes that are large enough to use every product's blocks, and small enough that activations stay near the
-    /// processor; memory without bound.
+    /// Passes for a processor, and memory without bound.
     fn default() -> Self {
-        Self { pass_tokens: 1024, texts: 256, memory: u64::MAX }
+        Self { pass_tokens: PASS_TOKENS, texts: 256, memory: u64::MAX }
     }
 }
 
@@ -156,6 +155,8 @@ impl Engine {
         }
         self.waiting.clear();
         self.active.clear();
+        // They may be what memory ran out for.
+        self.prefixes = Prefixes::default();
         self.requests.give_up(None, error);
     }
 
@@ -386,7 +387,7 @@ impl LanguageModel {
         rows: &[&Encoded],
         stopping: &dyn Fn() -> bool,
     ) -> Result<Vec<std::result::Result<Scored, ScoreFailure>>> {
-        let mut engine = Engine::default();
+        let mut engine = self.engine();
         let ticket = engine.score(rows.iter().map(|row| (*row).clone()).collect());
         self.work_off(&mut engine, stopping)?;
         ticket.wait()
@@ -398,10 +399,14 @@ impl LanguageModel {
         requests: Vec<Prompted>,
         stopping: &dyn Fn() -> bool,
     ) -> Result<Vec<std::result::Result<Vec<Generated>, GenerateFailure>>> {
-        let mut engine = Engine::default();
+        let mut engine = self.engine();
         let ticket = engine.generate(requests);
         self.work_off(&mut engine, stopping)?;
         ticket.wait()
+    }
+
+    fn engine(&self) -> Engine {
+        Engine::new(Limits { pass_tokens: self.pass_tokens(), ..Limits::default() })
     }
 
     /// Runs passes until there is nothing left to do.

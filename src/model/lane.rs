@@ -427,7 +427,7 @@ impl Turns {
             self.turn = None;
             return Ok(());
         }
-        station.engine.limits.memory = memory;
+        (station.engine.limits.memory, station.engine.limits.pass_tokens) = (memory, model.pass_tokens());
         station.engine.pass(model)
     }
 

@@ -4,6 +4,7 @@ use super::adapter::Adapter;
 use super::chat::{ChatTemplate, SpecialTokens};
 use super::config::Config;
 use super::decoder::Decoder;
+use super::device;
 use super::error::{Result, bad_file};
 use super::files::{ModelFiles, Precision, WeightFiles};
 use super::generate::{GenerateFailure, GenerateRequest, Prompt, Prompted};
@@ -335,6 +336,7 @@ pub struct LanguageModel {
     pub text: Arc<TextModel>,
     decoder: Decoder,
     on_cpu: bool,
+    pass_tokens: usize,
 }
 
 impl LanguageModel {
@@ -352,18 +354,19 @@ impl LanguageModel {
         let config = &text.config;
         let weights = Weights::of(files, config, files.precision, device)?;
         let decoder = Decoder::load(&weights, config, kernels, device)?;
-        Ok(Self { text, decoder, on_cpu: device.is_cpu() })
+        let pass_tokens = pass_tokens(config, device);
+        Ok(Self { text, decoder, on_cpu: device.is_cpu(), pass_tokens })
     }
 
     /// A model out of parts.
     pub fn new(text: Arc<TextModel>, decoder: Decoder) -> Self {
-        Self { text, decoder, on_cpu: true }
+        Self { text, decoder, on_cpu: true, pass_tokens: PASS_TOKENS }
     }
 
     /// The same weights, in the same memory, with an adapter.
     pub fn with_adapter(&self, adapter: &Adapter) -> Result<Self> {
         let decoder = self.decoder.with_adapter(adapter)?;
-        Ok(Self { text: self.text.clone(), decoder, on_cpu: self.on_cpu })
+        Ok(Self { text: self.text.clone(), decoder, on_cpu: self.on_cpu, pass_tokens: self.pass_tokens })
     }
 
     /// What computes it.
@@ -374,5 +377,47 @@ impl LanguageModel {
     /// Whether cores share the work out, rather than a GPU.
     pub(super) fn on_cpu(&self) -> bool {
         self.on_cpu
+    }
+
+    /// Tokens of a pass that suit its device.
+    pub fn pass_tokens(&self) -> usize {
+        self.pass_tokens
+    }
+}
+
+/// Enough to use every product's blocks, and so few that activations stay near a processor.
+pub const PASS_TOKENS: usize = 1024;
+/// A GPU is busy with so many.
+const MOST_PASS_TOKENS: usize = 8192;
+
+/// A GPU takes as many tokens at once as an eighth of the memory holds that the weights leave.
+fn pass_tokens(config: &Config, device: &Device) -> usize {
+    let free = if device.is_cpu() { None } else { device::free_memory(device) };
+    free.map_or(PASS_TOKENS, |free| tokens_in(free / 8, config))
+}
+
+fn tokens_in(bytes: u64, config: &Config) -> usize {
+    let Config { hidden_size: hidden, intermediate_size: inner, head_dim, .. } = *config;
+    let heads = config.num_attention_heads + config.num_key_value_heads;
+    // What a layer holds of a token at a time, in float32: sums and norms, queries to values before and after their turn, and
+    // gates.
+    let token = size_of::<f32>() * (6 * hidden + 4 * heads * head_dim + 5 * inner);
+    let tokens = usize::try_from(bytes / token as u64).unwrap_or(usize::MAX);
+    (tokens / PASS_TOKENS * PASS_TOKENS).clamp(PASS_TOKENS, MOST_PASS_TOKENS)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pass_grows_with_the_memory_and_within_bounds() {
+        let json = r#"{"model_type": "llama", "vocab_size": 50, "hidden_size": 4096, "intermediate_size": 14336,
+            "num_hidden_layers": 3, "num_attention_heads": 32, "num_key_value_heads": 8, "rms_norm_eps": 1e-5,
+            "max_position_embeddings": 64}"#;
+        let config = Config::from_json(json, Path::new("config.json")).unwrap();
+        let tokens: Vec<usize> = [0, 1 << 30, 3 << 30, 1 << 40].map(|bytes| tokens_in(bytes, &config)).to_vec();
+        assert_eq!(tokens, [1024, 2048, 6144, 8192]);
+        assert_eq!(pass_tokens(&config, &Device::Cpu), 1024);
     }
 }

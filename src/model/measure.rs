@@ -169,8 +169,8 @@ impl Kernels for Measured {
         self.meters.elementwise.time(0, || self.kernels.add_rms_norm(x, delta, weight, eps))
     }
 
-    fn cache(&self, shape: &AttentionShape) -> LayerCache {
-        self.kernels.cache(shape)
+    fn cache(&self, layer: usize, shape: &AttentionShape) -> LayerCache {
+        self.kernels.cache(layer, shape)
     }
 
     fn attention(

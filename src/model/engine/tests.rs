@@ -146,6 +146,21 @@ fn rows_and_texts_are_the_same_alone_and_in_any_company() {
     }
 }
 
+/// As on a GPU whose products passed the trials: packed, with keys and values in a store that all sequences share.
+#[test]
+fn the_store_of_a_gpu_changes_no_bit() {
+    let kernels = Portable::tried_as_on_a_gpu(&Device::Cpu, Precision::F32);
+    let model = load(&golden::cases()[0], Precision::F32, Arc::new(kernels));
+    assert!(model.decoder().batch_invariant());
+    let (rows, requests) = (rows(), requests());
+    let (scores, texts) = alone(&model, &rows, &requests);
+    for (i, limits) in bounds(&model).into_iter().enumerate() {
+        let order = &orders(rows.len() + requests.len())[i % 3];
+        let found = together(&model, limits, &rows, &requests, order);
+        assert_eq!((&found.0, &found.1), (&scores, &texts), "{limits:?}");
+    }
+}
+
 #[test]
 fn a_text_that_is_set_back_for_lack_of_memory_is_the_same() {
     let model = load(&golden::cases()[0], Precision::F32, native(Precision::F32));

@@ -17,7 +17,7 @@ pub use backward::{Backward, Dropout, LowRankUpdate};
 pub use native::Native;
 pub(in crate::model) use native::quant_type;
 pub use packing::{Forest, Packing, Run, common};
-pub use portable::Portable;
+pub use portable::{Portable, Rows};
 
 use super::cpu::{self, KvCache};
 use super::files::Precision;
@@ -79,6 +79,7 @@ pub enum LayerCache {
     Native(KvCache),
     /// `[key_value_heads, positions, head_dim]` each, `None` before the first token.
     Tensors(Option<(Tensor, Tensor)>),
+    Rows(Rows),
 }
 
 /// Keys and values of a sequence in all layers: what later passes go on from. A clone shares its memory.
@@ -104,9 +105,11 @@ impl Sequence {
     /// If there are fewer tokens.
     pub fn truncate(&mut self, len: usize) -> Result<()> {
         assert!(len <= self.len, "{len} of {} tokens", self.len);
+        let mut rows = Vec::new();
         for layer in &mut self.layers {
             match layer {
                 LayerCache::Native(cache) => cache.truncate(len),
+                LayerCache::Rows(own) => rows.push(own),
                 LayerCache::Tensors(cache) => {
                     if let Some((keys, values)) = cache.take().filter(|_| len > 0) {
                         *cache = Some((keys.narrow(1, 0, len)?, values.narrow(1, 0, len)?));
@@ -114,6 +117,7 @@ impl Sequence {
                 }
             }
         }
+        Rows::truncate(rows, len);
         self.len = len;
         Ok(())
     }
@@ -123,6 +127,7 @@ impl Sequence {
         let layer = |layer: &LayerCache| match layer {
             LayerCache::Native(cache) => cache.growth(tokens),
             LayerCache::Tensors(cache) => cache.as_ref().map_or(0, |pair| tensor_bytes(pair) / self.len * tokens),
+            LayerCache::Rows(rows) => rows.row_bytes() * tokens,
         };
         self.layers.iter().map(|l| layer(l) as u64).sum()
     }
@@ -131,7 +136,7 @@ impl Sequence {
 /// Bytes that sequences hold together: what they share is counted once.
 pub fn memory<'a>(sequences: impl Iterator<Item = &'a Sequence>) -> u64 {
     let mut pages = HashSet::new();
-    let mut bytes = 0;
+    let (mut bytes, mut rows, mut row_bytes) = (0, Vec::new(), 0);
     for sequence in sequences {
         // What is shared in one layer is shared in all.
         bytes += match sequence.layers.first() {
@@ -140,10 +145,15 @@ pub fn memory<'a>(sequences: impl Iterator<Item = &'a Sequence>) -> u64 {
                 new * KvCache::page_bytes(cache.kv_heads(), cache.head_dim()) * sequence.layers.len()
             }
             Some(LayerCache::Tensors(Some(pair))) => tensor_bytes(pair) * sequence.layers.len(),
+            Some(LayerCache::Rows(first)) => {
+                first.mark(&mut rows);
+                row_bytes = sequence.growth(1);
+                0
+            }
             Some(LayerCache::Tensors(None)) | None => 0,
         } as u64;
     }
-    bytes
+    bytes + row_bytes * rows.into_iter().filter(|named| *named).count() as u64
 }
 
 fn tensor_bytes((keys, values): &(Tensor, Tensor)) -> usize {
@@ -230,8 +240,8 @@ pub trait Kernels: Backward + Debug + Send + Sync {
         Ok((sum, norm))
     }
 
-    /// An empty sequence's keys and values in one layer.
-    fn cache(&self, shape: &AttentionShape) -> LayerCache;
+    /// An empty sequence's keys and values in one layer, by the layer's number.
+    fn cache(&self, layer: usize, shape: &AttentionShape) -> LayerCache;
 
     /// Causal attention. `qkv` `[tokens, (heads + 2 key_value_heads) * head_dim]` holds each token's queries, keys and
     /// values; queries and keys are normed and turned by their angles first. A token sees its run's tokens

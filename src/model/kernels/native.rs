@@ -172,7 +172,7 @@ impl Kernels for Native {
         Ok((tensor(sum, x.dims())?, tensor(y, x.dims())?))
     }
 
-    fn cache(&self, shape: &AttentionShape) -> LayerCache {
+    fn cache(&self, _: usize, shape: &AttentionShape) -> LayerCache {
         LayerCache::Native(KvCache::new(shape.key_value_heads, shape.head_dim))
     }
 

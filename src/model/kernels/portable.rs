@@ -4,15 +4,19 @@
 mod backward;
 mod fixed;
 mod gpu;
+mod groups;
+mod kept;
 mod tiles;
+
+pub use kept::Rows;
 
 use super::{Angles, AttentionShape, FrozenLinear, Kernels, LayerCache, Matrix, Packing, Part, Turned};
 use crate::model::files::Precision;
 use candle_core::quantized::QMatMul;
 use candle_core::{D, DType, Device, Module, Result, Tensor};
-use candle_transformers::utils::build_additive_causal_mask;
 use fixed::{Blocks, ROWS};
 use gpu::Gpu;
+use std::ops::Range;
 use std::sync::Arc;
 
 /// Queries of a sequence that attention takes at once: bounds its scores to `heads * BLOCK * tokens`.
@@ -39,6 +43,12 @@ impl Portable {
         Self { gpu: Some(Gpu::untried()), ..Self::one_by_one(device, precision) }
     }
 
+    /// The same after the trials, which a processor passes.
+    #[cfg(test)]
+    pub fn tried_as_on_a_gpu(device: &Device, precision: Precision) -> Self {
+        Self { gpu: Some(Gpu::default()), ..Self::one_by_one(device, precision) }
+    }
+
     fn one_by_one(device: &Device, precision: Precision) -> Self {
         let activations = match precision {
             Precision::Bf16 => DType::BF16,
@@ -63,6 +73,9 @@ enum Weight {
     Transposed(Tensor),
     /// One below the other; they may differ in how they are quantised.
     Quantized(Vec<QMatMul>),
+    /// The same, made float32 for each product. A GPU's products with quantised weights round activations to eight bits, and
+    /// divide sums by the number of multiprocessors: a row's bits depend on its place.
+    Unpacked(Vec<QMatMul>),
 }
 
 impl Weight {
@@ -70,7 +83,26 @@ impl Weight {
         match self {
             Self::Transposed(w) => x.matmul(w),
             Self::Quantized(parts) => side_by_side(parts.iter().map(|w| w.forward(x)).collect::<Result<_>>()?, 1),
+            Self::Unpacked(parts) => x.matmul(&unpacked(parts)?.t()?),
         }
+    }
+}
+
+impl Linear {
+    /// Of how many labels logits are held at once.
+    fn label_rows(&self) -> usize {
+        match &self.blocks {
+            Some(_) => ROWS,
+            None => (LOGIT_BYTES / (4 * self.outputs)).max(1),
+        }
+    }
+}
+
+/// The numbers of several tensors, read at the end: a GPU is not waited for between chunks.
+fn read(chunks: Vec<Tensor>) -> Result<Vec<f32>> {
+    match chunks.is_empty() {
+        true => Ok(Vec::new()),
+        false => side_by_side(chunks, 0)?.to_vec1(),
     }
 }
 
@@ -89,7 +121,7 @@ impl FrozenLinear for Linear {
     fn rows(&self, outputs: &[u32]) -> Result<Tensor> {
         match &self.weight {
             Weight::Transposed(w) => w.t()?.index_select(&Tensor::new(outputs, w.device())?, 0),
-            Weight::Quantized(parts) => match parts.as_slice() {
+            Weight::Quantized(parts) | Weight::Unpacked(parts) => match parts.as_slice() {
                 [one] => one.embedding(&Tensor::new(outputs, &Device::Cpu)?),
                 _ => candle_core::bail!("a table is one matrix"),
             },
@@ -97,20 +129,13 @@ impl FrozenLinear for Linear {
     }
 
     fn label_nll(&self, hidden: &Tensor, labels: &[u32]) -> Result<Vec<f32>> {
-        let rows = match &self.blocks {
-            Some(_) => ROWS,
-            None => (LOGIT_BYTES / (4 * self.outputs)).max(1),
-        };
+        let rows = self.label_rows();
         let mut nll = Vec::with_capacity(labels.len().div_ceil(rows));
         for (nth, chunk) in labels.chunks(rows).enumerate() {
             let logits = self.forward(&hidden.narrow(0, nth * rows, chunk.len())?)?;
             nll.push(nll_of_logits(&logits.to_dtype(DType::F32)?, chunk)?);
         }
-        // Read at the end: a GPU is not waited for between chunks.
-        match nll.is_empty() {
-            true => Ok(Vec::new()),
-            false => side_by_side(nll, 0)?.to_vec1(),
-        }
+        read(nll)
     }
 
     fn backward(&self, dy: &Tensor) -> Result<Tensor> {
@@ -167,6 +192,7 @@ impl Kernels for Portable {
         }
         let weight = match (dense.is_empty(), quantized.is_empty()) {
             (false, true) => Weight::Transposed(side_by_side(dense, 0)?.t()?),
+            (true, false) if self.gpu.is_some() => Weight::Unpacked(quantized),
             (true, false) => Weight::Quantized(quantized),
             _ => candle_core::bail!("a layer of dense and quantised parts"),
         };
@@ -199,8 +225,11 @@ impl Kernels for Portable {
         Ok(Angles::Tensors { cos: table(f32::cos)?, sin: table(f32::sin)? })
     }
 
-    fn cache(&self, _: &AttentionShape) -> LayerCache {
-        LayerCache::Tensors(None)
+    fn cache(&self, layer: usize, shape: &AttentionShape) -> LayerCache {
+        match self.gpu {
+            Some(_) => LayerCache::Rows(Rows::new(layer, shape, self.activations)),
+            None => LayerCache::Tensors(None),
+        }
     }
 
     fn attention(
@@ -234,7 +263,7 @@ impl Kernels for Portable {
             let before = match (run.parent, kept.get(i)) {
                 (Some(parent), _) => caches[parent].clone(),
                 (None, Some(Some(LayerCache::Tensors(cache)))) => cache.clone(),
-                (None, Some(Some(LayerCache::Native(_)))) => candle_core::bail!("a sequence of other kernels"),
+                (None, Some(Some(_))) => candle_core::bail!("a sequence of other kernels"),
                 (None, _) => None,
             };
             if run.rows.is_empty() {
@@ -271,6 +300,15 @@ fn side_by_side(parts: Vec<Tensor>, dim: usize) -> Result<Tensor> {
         [one] => Ok(one.clone()),
         several => Tensor::cat(several, dim),
     }
+}
+
+/// Quantised matrices in float32, one below the other: `[out, in]`.
+fn unpacked(parts: &[QMatMul]) -> Result<Tensor> {
+    let part = |part: &QMatMul| match part {
+        QMatMul::QTensor(w) => w.dequantize(&w.device()),
+        QMatMul::Tensor(w) | QMatMul::TensorF16(w) => w.to_dtype(DType::F32),
+    };
+    side_by_side(parts.iter().map(part).collect::<Result<_>>()?, 0)
 }
 
 /// Turns each head's pairs `(i, i + head_dim / 2)` of `x` `[tokens, heads, head_dim]` by the token's angles.
@@ -317,15 +355,21 @@ fn attend(q: &Tensor, k: &Tensor, v: &Tensor, shape: &AttentionShape) -> Result<
         let keys = k.narrow(1, first, columns)?;
         let values = v.narrow(1, first, columns)?.contiguous()?;
         let scores = (queries.matmul(&keys.t()?.contiguous()?)? * shape.scale())?;
-        // The window counts the query's own position, the mask only those before it.
-        let before = shape.window.map(|w| w.saturating_sub(1));
-        let mask = build_additive_causal_mask(rows, position - first, before, q.device(), DType::F32)?.squeeze(0)?;
+        let mask = causal_mask(position..end, first..end, shape.window, q.device())?;
         let scores = scores.reshape((heads, rows, columns))?.to_dtype(DType::F32)?.broadcast_add(&mask)?;
         let weights = candle_nn::ops::softmax_last_dim(&scores)?.to_dtype(q.dtype())?;
         let out = weights.reshape((shape.key_value_heads, group * rows, columns))?.matmul(&values)?;
         blocks.push(out.reshape((heads, rows, dim))?.transpose(0, 1)?.reshape((rows, heads * dim))?);
     }
     side_by_side(blocks, 0)
+}
+
+/// What is added to the scores of queries and keys at these positions: `[queries, keys]`. It is made on the device.
+fn causal_mask(queries: Range<usize>, keys: Range<usize>, window: Option<usize>, device: &Device) -> Result<Tensor> {
+    let line = |positions: Range<usize>| positions.map(|p| p as f32).collect::<Vec<_>>();
+    let (rows, columns) = (queries.len(), keys.len());
+    let queries = Tensor::from_vec(line(queries), (rows, 1), device)?;
+    tiles::mask(&Tensor::from_vec(line(keys), (1, columns), device)?, &queries, window)
 }
 
 /// `log(sum(exp(logits))) - logits[label]` for each row.

@@ -163,7 +163,8 @@ impl Example {
 fn passes(batch: &[&Example], options: &PassOptions) -> Vec<Range<usize>> {
     let mut passes: Vec<Range<usize>> = Vec::new();
     let mut room = 0;
-    for (i, row) in batch.iter().enumerate() {
+    // Rows without labels add nothing, and a pass over them alone would have no token.
+    for (i, row) in batch.iter().enumerate().filter(|(_, row)| row.read() > 0) {
         match passes.last_mut() {
             Some(pass) if row.read() <= room && pass.len() < options.rows => pass.end = i + 1,
             _ => {

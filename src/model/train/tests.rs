@@ -84,7 +84,8 @@ fn assert_near(what: &str, found: f64, expected: &Value, tolerance: f64) {
 fn gradients_and_steps_agree_with_an_independent_implementation() {
     let golden: Value = serde_json::from_str(LORA).unwrap();
     for case in golden["cases"].as_array().unwrap() {
-        for kernels in [native(), portable()] {
+        let on_a_gpu = Arc::new(Portable::as_on_a_gpu(&Device::Cpu, Precision::F32));
+        for kernels in [native(), portable(), on_a_gpu] {
             let what = format!("{} {} with {} kernels", case["decoder"], case["targets"], kernels.name());
             let small = small(case["decoder"].as_str().unwrap(), Precision::F32, kernels);
             let targets = case["targets"].as_array().unwrap().iter().map(|t| Target::parse(t.as_str().unwrap()));

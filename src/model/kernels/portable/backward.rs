@@ -1,54 +1,38 @@
 //! Gradients out of the tensor library's operations.
 
-use super::{LOGIT_BYTES, Linear, Portable, QUERY_BLOCK, Weight, rotary, side_by_side};
+use super::groups::{self, Group};
+use super::{Linear, Portable, QUERY_BLOCK, Weight, causal_mask, read, rotary, side_by_side, unpacked};
 use crate::model::cpu::LowRankGradient;
 use crate::model::kernels::{Angles, AttentionShape, Backward, Dropout, Kernels, LowRankUpdate, Packing, Turned};
-use candle_core::quantized::QMatMul;
 use candle_core::{D, DType, Device, Result, Tensor};
-use candle_transformers::utils::build_additive_causal_mask;
+use rayon::prelude::*;
 use std::sync::Arc;
 
 impl Linear {
     pub(super) fn input_gradient(&self, dy: &Tensor) -> Result<Tensor> {
         match &self.weight {
             Weight::Transposed(w) => dy.matmul(&w.t()?),
-            Weight::Quantized(parts) => {
-                let (mut dx, mut from) = (None, 0);
-                for part in parts {
-                    let w = match part {
-                        QMatMul::QTensor(w) => w.dequantize(dy.device())?,
-                        QMatMul::Tensor(w) | QMatMul::TensorF16(w) => w.to_dtype(DType::F32)?,
-                    };
-                    let out = w.dim(0)?;
-                    let own = dy.narrow(1, from, out)?.contiguous()?.matmul(&w)?;
-                    from += out;
-                    dx = Some(match dx {
-                        Some(dx) => (dx + own)?,
-                        None => own,
-                    });
-                }
-                dx.ok_or_else(|| candle_core::Error::Msg("a layer without parts".into()))
-            }
+            Weight::Quantized(parts) | Weight::Unpacked(parts) => dy.matmul(&unpacked(parts)?),
         }
     }
 
     pub(super) fn label_gradient(&self, hidden: &Tensor, labels: &[u32], weight: f32) -> Result<(Vec<f32>, Tensor)> {
         use crate::model::kernels::FrozenLinear;
-        let rows = (LOGIT_BYTES / (4 * self.outputs)).max(1);
-        let (mut nll, mut gradients) = (Vec::with_capacity(labels.len()), Vec::new());
-        for chunk in labels.chunks(rows) {
-            let hidden = hidden.narrow(0, nll.len(), chunk.len())?;
+        let rows = self.label_rows();
+        let (mut nll, mut gradients) = (Vec::new(), Vec::new());
+        for (nth, chunk) in labels.chunks(rows).enumerate() {
+            let hidden = hidden.narrow(0, nth * rows, chunk.len())?;
             let logits = self.forward(&hidden)?.to_dtype(DType::F32)?;
-            nll.extend(super::nll_of_logits(&logits, chunk)?.to_vec1::<f32>()?);
+            nll.push(super::nll_of_logits(&logits, chunk)?);
             let places = Tensor::new(chunk, logits.device())?.unsqueeze(1)?;
             let minus_one = (places.ones_like()?.to_dtype(DType::F32)? * -1.0)?;
             let d = candle_nn::ops::softmax_last_dim(&logits)?.scatter_add(&places, &minus_one, 1)?;
             gradients.push(self.input_gradient(&(d * f64::from(weight))?.to_dtype(hidden.dtype())?)?);
         }
         if gradients.is_empty() {
-            return Ok((nll, hidden.zeros_like()?));
+            return Ok((Vec::new(), hidden.zeros_like()?));
         }
-        Ok((nll, side_by_side(gradients, 0)?))
+        Ok((read(nll)?, side_by_side(gradients, 0)?))
     }
 }
 
@@ -86,17 +70,16 @@ impl Backward for Portable {
         let (q, k, v) = (turn(&raw_q, norms.0)?, turn(&raw_k, norms.1)?, part(heads + kv_heads, kv_heads)?);
         let d_out = d_out.reshape((tokens, heads, head_dim))?;
         let mut gradients: [Vec<Tensor>; 3] = Default::default();
-        for run in packing.runs().iter().filter(|run| !run.rows.is_empty()) {
-            if run.start > 0 {
-                candle_core::bail!("gradients are computed of whole sequences");
-            }
-            let rows = |t: &Tensor| t.narrow(0, run.rows.start, run.rows.len())?.transpose(0, 1)?.contiguous();
-            let own = attend_backward(&rows(&q)?, &rows(&k)?, &rows(&v)?, &rows(&d_out)?, shape)?;
+        let groups = Group::of(packing, heads)?;
+        for group in &groups {
+            let rows = |t: &Tensor| group.gather(t);
+            let wide = AttentionShape { heads: heads * group.len(), key_value_heads: kv_heads * group.len(), ..*shape };
+            let own = attend_backward(&rows(&q)?, &rows(&k)?, &rows(&v)?, &rows(&d_out)?, &wide)?;
             for (all, own) in gradients.iter_mut().zip(own) {
-                all.push(own.transpose(0, 1)?.contiguous()?);
+                all.push(own.flatten_to(1)?);
             }
         }
-        let [dq, dk, dv] = gradients.map(|parts| side_by_side(parts, 0));
+        let [dq, dk, dv] = gradients.map(|parts| groups::back(&groups, side_by_side(parts, 0)?, tokens));
         let inverse = inverse(turned.angles)?;
         let back = |x: &Tensor, d: Tensor, norm: Option<&Tensor>| {
             let d = rotary(&d, &inverse)?;
@@ -130,9 +113,8 @@ impl Backward for Portable {
     fn dropout(&self, x: &Tensor, dropout: &Dropout<'_>) -> Result<Tensor> {
         let (tokens, width) = x.dims2()?;
         let mut factors = vec![0.0; tokens * width];
-        for (token, factors) in factors.chunks_exact_mut(width.max(1)).enumerate() {
-            dropout.factors(token, factors);
-        }
+        let rows = factors.par_chunks_exact_mut(width.max(1)).enumerate();
+        rows.for_each(|(token, factors)| dropout.factors(token, factors));
         x * Tensor::from_vec(factors, (tokens, width), &Device::Cpu)?.to_device(x.device())?.to_dtype(x.dtype())?
     }
 }
@@ -154,7 +136,8 @@ fn inverse(angles: &Angles) -> Result<Angles> {
     Ok(Angles::Tensors { cos: cos.clone(), sin: sin.neg()? })
 }
 
-/// Gradients of one sequence's queries, keys and values, all `[heads, tokens, head_dim]`; a block of queries at a time.
+/// Gradients of queries, keys and values of sequences of one length, all `[heads, tokens, head_dim]`; a block of queries
+/// at a time. Several sequences are one with more heads.
 fn attend_backward(q: &Tensor, k: &Tensor, v: &Tensor, d_out: &Tensor, shape: &AttentionShape) -> Result<[Tensor; 3]> {
     let (heads, tokens, dim) = q.dims3()?;
     let (kv_heads, group) = (shape.key_value_heads, heads / shape.key_value_heads);
@@ -169,8 +152,7 @@ fn attend_backward(q: &Tensor, k: &Tensor, v: &Tensor, d_out: &Tensor, shape: &A
         let keys = k.narrow(1, first, columns)?.contiguous()?;
         let values = v.narrow(1, first, columns)?.contiguous()?;
         let scores = (queries.matmul(&keys.t()?)? * shape.scale())?;
-        let before = shape.window.map(|w| w.saturating_sub(1));
-        let mask = build_additive_causal_mask(rows, start - first, before, q.device(), DType::F32)?.squeeze(0)?;
+        let mask = causal_mask(start..start + rows, first..start + rows, shape.window, q.device())?;
         let scores = scores.reshape((heads, rows, columns))?.to_dtype(DType::F32)?.broadcast_add(&mask)?;
         let p = candle_nn::ops::softmax_last_dim(&scores)?.reshape((kv_heads, group * rows, columns))?;
         let dp = d_out.matmul(&values.t()?)?.to_dtype(DType::F32)?;
@@ -218,10 +200,10 @@ impl LowRankUpdate for Update {
         let dy = dy.narrow(1, column, self.b.dim(0)?)?.to_dtype(DType::F32)?.contiguous()?;
         let low_x = (x.matmul(&self.a.t()?)? * self.scale)?;
         let low_dy = (dy.matmul(&self.b)? * self.scale)?;
-        for (sum, own) in [(gradient.a, low_dy.t()?.matmul(&x)?), (gradient.b, dy.t()?.matmul(&low_x)?)] {
-            let own = own.flatten_all()?.to_vec1::<f32>()?;
-            sum.iter_mut().zip(own).for_each(|(sum, own)| *sum += own);
-        }
+        // Read at once: each time, a GPU is waited for.
+        let own = [low_dy.t()?.matmul(&x)?.flatten_all()?, dy.t()?.matmul(&low_x)?.flatten_all()?];
+        let own = Tensor::cat(&own, 0)?.to_vec1::<f32>()?;
+        gradient.a.iter_mut().chain(gradient.b).zip(own).for_each(|(sum, own)| *sum += own);
         dx.map(|dx| add_columns(dx, low_dy.matmul(&self.a)?, 0)).transpose()
     }
 }

@@ -3,6 +3,9 @@
 
 use super::super::{AttentionShape, LayerCache, Packing};
 use super::fixed::{Blocks, noise, same};
+#[cfg(test)]
+use super::kept::Rows;
+use super::kept::Store;
 use super::tiles::{Plan, Span, spans};
 use candle_core::{DType, Device, Result, Tensor};
 use std::collections::{HashMap, VecDeque};
@@ -22,13 +25,15 @@ pub(super) struct Gpu {
     /// Whether attention does not depend on the pass, by heads, key heads and their width.
     attention: Mutex<HashMap<(usize, usize, usize), bool>>,
     plans: Mutex<VecDeque<(Pass, Arc<Plan>)>>,
+    store: Mutex<Store>,
 }
 
 /// What a plan was made for.
 #[derive(Debug, Clone, PartialEq)]
 struct Pass {
     packing: Packing,
-    kept: Vec<usize>,
+    /// Of the store, where it holds the keys.
+    turn: Option<u64>,
     shape: AttentionShape,
 }
 
@@ -88,27 +93,19 @@ impl Gpu {
         packing: &Packing,
         kept: &mut [Option<&mut LayerCache>],
     ) -> Result<Tensor> {
-        let (mut keys, mut values, mut lengths) = (vec![k], vec![v], Vec::with_capacity(kept.len()));
-        for cache in kept.iter() {
-            lengths.push(match cache {
-                Some(LayerCache::Tensors(Some((k, v)))) => {
-                    keys.push(k.transpose(0, 1)?);
-                    values.push(v.transpose(0, 1)?);
-                    k.dim(1)?
-                }
-                Some(LayerCache::Native(_)) => candle_core::bail!("a sequence of other kernels"),
-                Some(LayerCache::Tensors(None)) | None => 0,
-            });
+        if kept.iter().all(Option::is_none) {
+            let spans = spans(packing, 0, &[])?;
+            let pass = Pass { packing: packing.clone(), turn: None, shape: *shape };
+            return self.plan(pass, &spans, q.device())?.attend(q, &k, &v, shape);
         }
-        let (k, v) = (super::side_by_side(keys, 0)?, super::side_by_side(values, 0)?);
-        let spans = spans(packing, &lengths)?;
-        for (cache, span) in kept.iter_mut().zip(&spans) {
-            if let Some(cache) = cache {
-                **cache = LayerCache::Tensors(keep(&k, &v, span)?);
-            }
-        }
-        let pass = Pass { packing: packing.clone(), kept: lengths, shape: *shape };
-        self.plan(pass, &spans, q.device())?.attend(q, &k, &v, shape)
+        let rows = kept.iter_mut().map(|cache| match cache {
+            Some(LayerCache::Rows(rows)) => Ok(Some(rows)),
+            Some(_) => candle_core::bail!("a sequence of other kernels"),
+            None => Ok(None),
+        });
+        let held = lock(&self.store).append(&k, &v, packing, rows.collect::<Result<_>>()?)?;
+        let pass = Pass { packing: packing.clone(), turn: Some(held.turn), shape: *shape };
+        self.plan(pass, &held.spans, q.device())?.attend(q, &held.keys, &held.values, shape)
     }
 
     fn plan(&self, pass: Pass, spans: &[Span], device: &Device) -> Result<Arc<Plan>> {
@@ -121,18 +118,12 @@ impl Gpu {
         plans.push_front((pass, plan.clone()));
         Ok(plan)
     }
-}
 
-/// Keys and values of a sequence up to the end of a run, as a cache holds them.
-fn keep(k: &Tensor, v: &Tensor, span: &Span) -> Result<Option<(Tensor, Tensor)>> {
-    if span.keys.is_empty() {
-        return Ok(None);
+    /// Keys and values `[positions, key_value_heads, head_dim]` that a sequence holds.
+    #[cfg(test)]
+    pub fn read(&self, rows: &Rows) -> Option<(Tensor, Tensor)> {
+        lock(&self.store).read(rows)
     }
-    let gathered = |t: &Tensor| {
-        let pieces = span.keys.iter().map(|piece| t.narrow(0, piece.start, piece.len()));
-        super::side_by_side(pieces.collect::<Result<_>>()?, 0)?.transpose(0, 1)?.contiguous()
-    };
-    Ok(Some((gathered(k)?, gathered(v)?)))
 }
 
 /// Whether sequences of many lengths get the same bits together, in another order, each alone, and cut in two.
@@ -145,7 +136,7 @@ fn trial(shape: &AttentionShape, dtype: DType, device: &Device) -> Result<bool> 
     // Keys and values that are like neither the queries nor each other.
     let (k, v) =
         ((numbers(shape.key_value_heads)? * 3.0)?.to_dtype(dtype)?, (&q * 1.0)?.narrow(1, 0, shape.key_value_heads)?);
-    let whole = spans(&Packing::new(LENGTHS), &[])?;
+    let whole = spans(&Packing::new(LENGTHS), 0, &[])?;
     let attend = |spans: &[Span]| Plan::new(spans, shape, device)?.attend(&q, &k, &v, shape);
     let together = attend(&whole)?;
     let cut = |span: &Span| {
@@ -168,7 +159,7 @@ fn trial(shape: &AttentionShape, dtype: DType, device: &Device) -> Result<bool> 
     Ok(true)
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 

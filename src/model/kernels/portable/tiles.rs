@@ -7,7 +7,6 @@
 
 use super::super::{AttentionShape, Packing};
 use candle_core::{D, DType, Device, Result, Tensor};
-use std::iter;
 use std::ops::Range;
 
 // Tests have small sequences, and should cross the borders of tiles, blocks and chunks.
@@ -33,25 +32,20 @@ pub(super) struct Span {
     pub keys: Vec<Range<usize>>,
 }
 
-/// The spans of a pass. Keys and values are those of the pass's rows, then those kept for each run in turn, of which
-/// `kept` gives the number.
-pub(super) fn spans(packing: &Packing, kept: &[usize]) -> Result<Vec<Span>> {
+/// The spans of a pass whose keys are the rows from `base` on; `kept` names those that were kept for each run.
+pub(super) fn spans(packing: &Packing, base: usize, kept: &[Vec<Range<usize>>]) -> Result<Vec<Span>> {
     let mut spans: Vec<Span> = Vec::with_capacity(packing.runs().len());
-    let mut held = packing.tokens();
     for (i, run) in packing.runs().iter().enumerate() {
-        let before = kept.get(i).copied().unwrap_or(0);
         let mut keys = match run.parent {
             Some(parent) => spans[parent].keys.clone(),
-            None if before > 0 => iter::once(held..held + before).collect(),
-            None => Vec::new(),
+            None => kept.get(i).cloned().unwrap_or_default(),
         };
-        held += before;
         let known: usize = keys.iter().map(Range::len).sum();
         if known != run.start {
             candle_core::bail!("a run at position {} of a sequence of {known}", run.start);
         }
         if !run.rows.is_empty() {
-            keys.push(run.rows.clone());
+            keys.push(base + run.rows.start..base + run.rows.end);
         }
         spans.push(Span { rows: run.rows.clone(), start: run.start, keys });
     }
@@ -243,15 +237,21 @@ impl Block {
         }
         let device = queries.device();
         let positions = Tensor::from_vec(positions, (TILES, 1, KEYS), device)?;
-        let mut sees = positions.broadcast_le(queries)?.to_dtype(DType::F32)?;
-        if let Some(window) = shape.window {
-            // The window counts the query's own position.
-            let first = (queries - (window as f64 - 1.0))?;
-            sees = (sees * positions.broadcast_ge(&first)?.to_dtype(DType::F32)?)?;
-        }
-        let mask = ((sees - 1.0)? * -HIDDEN)?.unsqueeze(1)?;
+        let mask = mask(&positions, queries, shape.window)?.unsqueeze(1)?;
         Ok(Self { keys: Tensor::from_vec(keys, TILES * kv_heads * KEYS, device)?, mask })
     }
+}
+
+/// 0 where a query sees a key, else [`HIDDEN`], by their positions in float32: keys lie along the last dimension, queries
+/// along the one before.
+pub(super) fn mask(keys: &Tensor, queries: &Tensor, window: Option<usize>) -> Result<Tensor> {
+    let mut sees = keys.broadcast_le(queries)?.to_dtype(DType::F32)?;
+    if let Some(window) = window {
+        // The window counts the query's own position.
+        let first = (queries - (window as f64 - 1.0))?;
+        sees = (sees * keys.broadcast_ge(&first)?.to_dtype(DType::F32)?)?;
+    }
+    (sees - 1.0)? * -HIDDEN
 }
 
 #[cfg(test)]

@@ -41,10 +41,14 @@ fn assert_close(a: &Tensor, b: &Tensor) {
     assert!(worst < 2e-5, "{worst}");
 }
 
-fn tensors(cache: &Option<LayerCache>) -> Option<&(Tensor, Tensor)> {
-    match cache {
-        Some(LayerCache::Tensors(pair)) => pair.as_ref(),
-        _ => None,
+/// What was kept, `[positions, key_value_heads, head_dim]`.
+fn tensors(kernels: &Portable, cache: &Option<LayerCache>) -> Option<(Tensor, Tensor)> {
+    match (cache, &kernels.gpu) {
+        (Some(LayerCache::Tensors(pair)), None) => {
+            pair.as_ref().map(|(k, v)| (k.transpose(0, 1).unwrap(), v.transpose(0, 1).unwrap()))
+        }
+        (Some(LayerCache::Rows(rows)), Some(gpu)) => gpu.read(rows),
+        _ => panic!("a cache of other kernels"),
     }
 }
 
@@ -58,11 +62,12 @@ fn check(shape: &AttentionShape, lengths: &[usize], branches: &[(usize, usize)],
     for (parent, length) in branches {
         packing.branch(*length, parent % packing.runs().len());
     }
-    let empty = || vec![Some(LayerCache::Tensors(None)); packing.runs().len()];
-    let [(a, kept_a), (b, kept_b)] = both().map(|kernels| run(&kernels, shape, &packing, empty(), 0));
+    let kernels = both();
+    let empty = |kernels: &Portable| vec![Some(kernels.cache(0, shape)); packing.runs().len()];
+    let [(a, kept_a), (b, kept_b)] = kernels.each_ref().map(|k| run(k, shape, &packing, empty(k), 0));
     assert_close(&a, &b);
     for (a, b) in kept_a.iter().zip(&kept_b) {
-        match (tensors(a), tensors(b)) {
+        match (tensors(&kernels[0], a), tensors(&kernels[1], b)) {
             (Some(a), Some(b)) => {
                 assert_close(&a.0, &b.0);
                 assert_close(&a.1, &b.1);
@@ -75,7 +80,8 @@ fn check(shape: &AttentionShape, lengths: &[usize], branches: &[(usize, usize)],
     for run in packing.runs() {
         more.go_on(next, run.end());
     }
-    let [(a, _), (b, _)] = both().map(|kernels| run(&kernels, shape, &more, kept_a.clone(), 5));
+    let (a, _) = run(&kernels[0], shape, &more, kept_a, 5);
+    let (b, _) = run(&kernels[1], shape, &more, kept_b, 5);
     assert_close(&a, &b);
 }
 
@@ -95,8 +101,8 @@ fn a_pass_of_many_sequences_takes_several_chunks() {
 fn a_sequence_whose_beginning_is_missing_is_refused() {
     let mut packing = Packing::default();
     packing.go_on(2, 5);
-    assert!(spans(&packing, &[4]).unwrap_err().to_string().contains("position 5"));
-    assert_eq!(spans(&packing, &[5]).unwrap()[0].keys, [2..7, 0..2]);
+    assert!(spans(&packing, 0, &[vec![3..7]]).unwrap_err().to_string().contains("position 5"));
+    assert_eq!(spans(&packing, 9, &[vec![2..6, 8..9]]).unwrap()[0].keys, [2..6, 8..9, 9..11]);
 }
 
 /// A row that is no number spoils its own sequence alone.
@@ -106,7 +112,7 @@ fn numbers_that_are_none_stay_in_their_sequence() {
     let rows = noise(7 * DIM, &Device::Cpu).unwrap().reshape((7, 1, DIM)).unwrap();
     let bad = Tensor::full(f32::NAN, (3, 1, DIM), &Device::Cpu).unwrap();
     let all = Tensor::cat(&[bad, rows], 0).unwrap();
-    let plan = Plan::new(&spans(&Packing::new([3, 7]), &[]).unwrap(), &shape, &Device::Cpu).unwrap();
+    let plan = Plan::new(&spans(&Packing::new([3, 7]), 0, &[]).unwrap(), &shape, &Device::Cpu).unwrap();
     let out = plan.attend(&all, &all, &all, &shape).unwrap().to_vec2::<f32>().unwrap();
     assert!(out[..3].iter().flatten().all(|x| x.is_nan()));
     assert!(out[3..].iter().flatten().all(|x| x.is_finite()));
