@@ -380,3 +380,38 @@ fn nll_of_logits(logits: &Tensor, labels: &[u32]) -> Result<Tensor> {
     let label = logits.gather(&labels, D::Minus1)?;
     (sum.log()? - (label - max)?)?.squeeze(D::Minus1)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use candle_core::quantized::{GgmlDType, QTensor};
+
+    /// On a GPU, products with quantised weights are those with the numbers that the weights stand for.
+    #[test]
+    fn quantised_weights_are_unpacked_on_a_gpu() {
+        let [wide, narrow] =
+            [24, 40].map(|out| fixed::noise(out * 64, &Device::Cpu).unwrap().reshape((out, 64)).unwrap());
+        let kernels = Portable::as_on_a_gpu(&Device::Cpu, Precision::Quantized);
+        let parts = [(&wide, GgmlDType::Q4_1), (&narrow, GgmlDType::Q8_0)].map(|(w, dtype)| {
+            let matrix = Matrix::Quantized(Arc::new(QTensor::quantize(w, dtype).unwrap()));
+            Part { matrix, bias: None }
+        });
+        let exact: Vec<Tensor> = parts
+            .iter()
+            .map(|part| match &part.matrix {
+                Matrix::Quantized(q) => q.dequantize(&Device::Cpu).unwrap(),
+                Matrix::Dense(w) => w.clone(),
+            })
+            .collect();
+        let exact = Tensor::cat(&exact, 0).unwrap();
+        let layer = kernels.linear(parts.into()).unwrap();
+        let x = fixed::noise(3 * 64, &Device::Cpu).unwrap().reshape((3, 64)).unwrap();
+        let near = |a: &Tensor, b: &Tensor| {
+            let off = (a - b).unwrap().abs().unwrap().max_all().unwrap().to_scalar::<f32>().unwrap();
+            assert!(a.dims() == b.dims() && off < 1e-4, "{off}");
+        };
+        let y = layer.forward(&x).unwrap();
+        near(&y, &x.matmul(&exact.t().unwrap()).unwrap());
+        near(&layer.backward(&y).unwrap(), &y.matmul(&exact).unwrap());
+    }
+}

@@ -9,7 +9,8 @@ use super::super::{AttentionShape, Packing};
 use super::gpu::lock;
 use super::tiles::{Span, spans};
 use candle_core::{DType, Result, Tensor};
-use std::collections::{BTreeMap, HashSet};
+use std::collections::HashSet;
+use std::collections::btree_map::{BTreeMap, Entry};
 use std::ops::Range;
 use std::sync::{Arc, Mutex, Weak};
 
@@ -162,11 +163,11 @@ impl Store {
         let (capacity, Some(turn)) = (self.capacity, &mut self.turn) else { candle_core::bail!("no turn") };
         turn.layers.insert(layer);
         let (_, heads, dim) = layer;
-        if !self.layers.contains_key(&layer) {
-            let zeros = || Tensor::zeros((capacity, heads, dim), k.dtype(), k.device());
-            self.layers.insert(layer, Pair { keys: zeros()?, values: zeros()? });
-        }
-        let pair = &self.layers[&layer];
+        let zeros = || Tensor::zeros((capacity, heads, dim), k.dtype(), k.device());
+        let pair = match self.layers.entry(layer) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(new) => new.insert(Pair { keys: zeros()?, values: zeros()? }),
+        };
         pair.keys.slice_set(&k.contiguous()?, 0, turn.base)?;
         pair.values.slice_set(&v.contiguous()?, 0, turn.base)?;
         for (rows, table) in kept.into_iter().zip(&turn.after) {
