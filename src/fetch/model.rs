@@ -476,6 +476,7 @@ fn content_digest(mut parts: Vec<(String, String)>) -> String {
 /// What a dtype is called in digests: another name where the kernels come to give other numbers for it.
 fn numbers(dtype: &str) -> &str {
     match dtype {
+        "bf16" => "bf16:2",
         "quantized" => "quantized:2",
         other => other,
     }

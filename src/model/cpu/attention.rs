@@ -1,15 +1,17 @@
 //! Fused causal attention over packed sequences.
 
-use super::cache::KvCache;
+use super::cache::{Held, KvCache, Segment};
 use super::linear::{Target, with_scratch};
 use super::simd::{Kernel, Simd, dispatch};
-use super::tile::{self, Block, F32Weights};
+use super::tile::{self, Block, SecondOfPair};
 use super::{Isa, Rows};
 use rayon::prelude::*;
 use std::ops::Range;
 
 /// Rows (a token and a query head each) per task, at most.
 const TASK_ROWS: usize = 96;
+/// Rows that a tile of the product kernel takes.
+const TILE_ROWS: usize = 6;
 /// Scores of a task, where a few rows do not have more: they stay in the second-level cache.
 const TASK_SCORES: usize = 1 << 16;
 /// Below this many multiplications an attention is not worth waking other threads for.
@@ -209,22 +211,24 @@ impl Attend<'_> {
             let sees = |row: &usize| task.seen(*row).end > held.start * 16 && task.seen(*row).start < held.end * 16;
             let Some(first) = (0..task.rows()).find(sees) else { continue };
             let count = (first..task.rows()).take_while(sees).count();
-            let keys = segment.keys(task.kv_head, held.start);
-            let w = F32Weights::new(keys, held.len(), dim, segment.panel_stride(), 16);
             let a = Rows { values: &self.query[first * dim..], stride: dim };
             let mut c = Block { values: &mut self.scores[first * stride + (held.start - panels.start) * 16..], stride };
-            // SAFETY: `w` was made for these panels and dimensions.
-            unsafe { tile::multiply(s, a, w, count, 0..held.len(), 0..dim, &mut c, true) };
+            // SAFETY: the keys are those of the segment's panels, over all dimensions.
+            unsafe {
+                match segment.keys(task.kv_head) {
+                    Held::F32(w) => tile::multiply(s, a, w, count, 0..held.len(), 0..dim, &mut c, true),
+                    Held::Bf16(w) => tile::multiply(s, a, w, count, 0..held.len(), 0..dim, &mut c, true),
+                }
+            }
         }
     }
 
     /// Sums of values: for each row in ascending order of the positions that it sees.
     #[inline(always)]
     fn weigh<S: Simd>(&mut self, s: S) {
-        let (task, padded, panels) = (self.task, self.padded, self.task.panels());
-        let stride = task.stride();
+        let (task, panels) = (self.task, self.task.panels());
         self.output.fill(0.0);
-        for segment in task.sequence.cache.segments(panels.clone()) {
+        for segment in task.sequence.cache.segments(panels) {
             let held = segment.panels.start * 16..segment.panels.end * 16;
             let part = |row: usize| {
                 let seen = task.seen(row);
@@ -232,18 +236,64 @@ impl Attend<'_> {
             };
             let mut row = 0;
             while row < task.rows() {
-                let positions = part(row);
-                let count = (row..task.rows()).take_while(|row| part(*row) == positions).count();
-                if !positions.is_empty() {
-                    let values = segment.values(task.kv_head, positions.start);
-                    let w = F32Weights::new(values, padded / 16, positions.len(), 16, segment.position_stride());
-                    let scores = &self.scores[row * stride + positions.start - panels.start * 16..];
-                    let mut c = Block { values: &mut self.output[row * padded..], stride: padded };
-                    let a = Rows { values: scores, stride };
-                    // SAFETY: `w` was made for these panels and positions.
-                    unsafe { tile::multiply(s, a, w, count, 0..padded / 16, 0..positions.len(), &mut c, false) };
+                let alike = (row..task.rows()).take_while(|next| part(*next) == part(row)).count();
+                // Rows that see other positions fill a tile together, over those that all of them see.
+                let count = alike.max(TILE_ROWS.min(task.rows() - row));
+                let rows = row..row + count;
+                let shared = part(rows.end - 1).start..part(row).end;
+                if alike == count || shared.is_empty() {
+                    self.weigh_alike(s, &segment, rows, part);
+                } else {
+                    let before = |row: usize| part(row).start..shared.start.min(part(row).end);
+                    let after = |row: usize| shared.end.max(part(row).start)..part(row).end;
+                    self.weigh_alike(s, &segment, rows.clone(), before);
+                    self.weigh_alike(s, &segment, rows.clone(), |_| shared.clone());
+                    self.weigh_alike(s, &segment, rows, after);
                 }
                 row += count;
+            }
+        }
+    }
+
+    /// Adds the values of some positions for each row, those of rows with the same positions together.
+    #[inline(always)]
+    fn weigh_alike<S: Simd>(
+        &mut self,
+        s: S,
+        segment: &Segment<'_>,
+        rows: Range<usize>,
+        positions: impl Fn(usize) -> Range<usize>,
+    ) {
+        let mut row = rows.start;
+        while row < rows.end {
+            let of_row = positions(row);
+            let count = (row..rows.end).take_while(|next| positions(*next) == of_row).count();
+            if !of_row.is_empty() {
+                self.add_values(s, segment, row..row + count, of_row);
+            }
+            row += count;
+        }
+    }
+
+    #[inline(always)]
+    fn add_values<S: Simd>(&mut self, s: S, segment: &Segment<'_>, rows: Range<usize>, positions: Range<usize>) {
+        let (task, padded, first) = (self.task, self.padded, self.task.panels().start * 16);
+        let (stride, panels, count) = (task.stride(), 0..padded / 16, positions.len());
+        let weights = |position: usize| Rows { values: &self.scores[rows.start * stride + position - first..], stride };
+        let a = weights(positions.start);
+        let mut c = Block { values: &mut self.output[rows.start * padded..], stride: padded };
+        // SAFETY: the values are those of these positions, in panels of all dimensions.
+        unsafe {
+            match segment.values(task.kv_head, positions.start, count) {
+                Held::F32(w) => tile::multiply(s, a, w, rows.len(), panels, 0..count, &mut c, false),
+                Held::Bf16(w) if positions.start.is_multiple_of(2) => {
+                    tile::multiply(s, a, w, rows.len(), panels, 0..count, &mut c, false);
+                }
+                Held::Bf16(w) => {
+                    tile::multiply(s, a, SecondOfPair(w), rows.len(), panels.clone(), 0..1, &mut c, false);
+                    let a = weights(positions.start - 1);
+                    tile::multiply(s, a, w, rows.len(), panels, 2..count + 1, &mut c, false);
+                }
             }
         }
     }
@@ -285,7 +335,9 @@ fn softmax<S: Simd>(s: S, scores: &mut [f32], from: usize, to: usize) -> f32 {
 
 #[cfg(test)]
 mod tests {
+    use super::super::cache::CacheFormat;
     use super::super::testing::*;
+    use super::super::{Heads, round_heads};
     use super::*;
     use rand::Rng;
 
@@ -305,7 +357,11 @@ mod tests {
 
     impl Sequence {
         fn cache(&self, a: &Attention, prefix: Option<&KvCache>, cuts: &[usize]) -> KvCache {
-            let mut cache = prefix.cloned().unwrap_or_else(|| KvCache::new(a.kv_heads, a.head_dim));
+            self.kept(a, prefix, cuts, CacheFormat::F32)
+        }
+
+        fn kept(&self, a: &Attention, prefix: Option<&KvCache>, cuts: &[usize], format: CacheFormat) -> KvCache {
+            let mut cache = prefix.cloned().unwrap_or_else(|| KvCache::new(a.kv_heads, a.head_dim, format));
             let width = a.kv_heads * a.head_dim;
             for to in cuts.iter().copied().chain([self.len]) {
                 let from = cache.len();
@@ -409,7 +465,7 @@ mod tests {
             }
             let (s, expected) = (&sequences[3], bits(&expected[3]));
             // Token by token, as in generation.
-            let mut growing = KvCache::new(a.kv_heads, a.head_dim);
+            let mut growing = KvCache::new(a.kv_heads, a.head_dim, CacheFormat::F32);
             for p in 0..s.len {
                 let kv = a.kv_heads * a.head_dim;
                 growing.append(Rows::packed(&s.k[p * kv..], kv), Rows::packed(&s.v[p * kv..], kv), 1);
@@ -433,6 +489,33 @@ mod tests {
                     let out = alone(isa, &a, s, &shared, from);
                     assert_eq!(bits(&out), expected[from * width..], "{a:?} {one} {two} {from}");
                 }
+            }
+        }
+    }
+
+    #[test]
+    fn bf16_numbers_kept_in_half_the_memory_give_the_same_bits() {
+        let mut rng = rng(34);
+        let odd = Attention { heads: 2, kv_heads: 1, head_dim: 17, scale: 0.2, window: Some(7) };
+        for a in shapes().into_iter().chain([odd]) {
+            let mut s = sequence(&mut rng, &a, 131);
+            for x in [&mut s.k, &mut s.v] {
+                round_heads(Isa::best(), x, Heads::packed(a.kv_heads, a.head_dim));
+            }
+            let [whole, half] = [CacheFormat::F32, CacheFormat::Bf16].map(|format| s.kept(&a, None, &[], format));
+            let expected = bits(&same_on_all_paths(|isa| alone(isa, &a, &s, &whole, 0)));
+            assert_eq!(bits(&same_on_all_paths(|isa| alone(isa, &a, &s, &half, 0))), expected, "{a:?}");
+            if a.head_dim % 2 == 0 {
+                assert_eq!(half.page_bytes() * 2, whole.page_bytes());
+            }
+            // Cut off in the middle of a pair, and in parts that begin and end anywhere.
+            for cut in [0, 1, 30, 63, 97] {
+                let mut cache = half.clone();
+                cache.truncate(cut);
+                let cache = s.kept(&a, Some(&cache), &[cut + 1, cut + 4, 128], CacheFormat::Bf16);
+                let from = cut.saturating_sub(3);
+                let part = expected[from * a.heads * a.head_dim..].to_vec();
+                assert_eq!(bits(&alone(Isa::best(), &a, &s, &cache, from)), part, "{a:?} {cut}");
             }
         }
     }
@@ -463,7 +546,7 @@ mod tests {
     fn nothing_to_do() {
         let a = shapes()[0];
         a.forward(Isa::best(), Rows::packed(&[], 9 * 64), &[], &mut []);
-        let cache = KvCache::new(3, 64);
+        let cache = KvCache::new(3, 64, CacheFormat::F32);
         let empty = Queries { cache: &cache, rows: 0..0, first: 0 };
         a.forward(Isa::best(), Rows::packed(&[], 9 * 64), &[empty], &mut []);
         assert!(cache.is_empty());

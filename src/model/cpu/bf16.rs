@@ -2,6 +2,7 @@
 
 use super::Isa;
 use super::pairs::round;
+use super::rows::Heads;
 use super::simd::{Kernel, Simd, dispatch};
 use rayon::prelude::*;
 
@@ -27,6 +28,22 @@ pub(crate) fn rounded(isa: Isa, x: &[f32]) -> Vec<f32> {
         x.par_chunks(PART).zip(to.par_chunks_mut(PART)).for_each(|(x, to)| dispatch(isa, Round(x, to)));
     }
     to
+}
+
+/// Rounds heads of rows to bf16 numbers, in place.
+///
+/// # Panics
+/// If x is no whole rows.
+pub fn round_heads(isa: Isa, x: &mut [f32], heads: Heads) {
+    struct Round<'a>(&'a mut [f32]);
+    impl Kernel for Round<'_> {
+        type Output = ();
+        #[inline(always)]
+        fn run<S: Simd>(self, _: S) {
+            self.0.iter_mut().for_each(|x| *x = f32::from_bits(round(*x)));
+        }
+    }
+    heads.for_each(x, |_, head| dispatch(isa, Round(head)));
 }
 
 /// What the unit for dot products multiplies: rows of pairs with panels of pairs.

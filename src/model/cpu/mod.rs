@@ -39,7 +39,8 @@ mod tile;
 
 pub use attention::{Attention, Queries};
 pub use attention_backward::attention_backward;
-pub use cache::KvCache;
+pub use bf16::round_heads;
+pub use cache::{CacheFormat, KvCache};
 pub use cross_entropy::label_nll_backward;
 pub use gradients::{rms_norm_backward, rms_norm_heads_backward, swiglu_backward};
 pub use isa::{Isa, IsaError, KERNEL_VARIABLE, Path};

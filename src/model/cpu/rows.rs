@@ -48,7 +48,7 @@ impl Heads {
     }
 
     /// Calls `f(row index, head)` for every head of every row, several rows at once.
-    fn for_each(self, x: &mut [f32], f: impl Fn(usize, &mut [f32]) + Sync) {
+    pub(crate) fn for_each(self, x: &mut [f32], f: impl Fn(usize, &mut [f32]) + Sync) {
         let Heads { stride, offset, count, dim } = self;
         assert!(offset + count * dim <= stride, "{count} heads of {dim} at {offset} in rows of {stride}");
         assert!(x.len().is_multiple_of(stride.max(1)), "rows of {stride} in {} values", x.len());

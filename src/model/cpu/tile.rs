@@ -93,6 +93,62 @@ impl Weights for PairWeights<'_> {
     }
 }
 
+/// bf16 weights in pairs, as [`PairWeights`], lines anywhere: that of pair i of panel p is `p * panel_stride + i *
+/// pair_stride`.
+#[derive(Clone, Copy)]
+pub(crate) struct StridedPairs<'a> {
+    lines: &'a [[u32; 16]],
+    panel_stride: usize,
+    pair_stride: usize,
+}
+
+impl<'a> StridedPairs<'a> {
+    /// `panels` panels of `pairs` lines each; strides in lines. Panics where there are not so many lines.
+    pub(crate) fn new(
+        lines: &'a [[u32; 16]],
+        panels: usize,
+        pairs: usize,
+        panel_stride: usize,
+        pair_stride: usize,
+    ) -> Self {
+        if panels > 0 && pairs > 0 {
+            let last = (panels - 1) * panel_stride + (pairs - 1) * pair_stride;
+            assert!(last < lines.len(), "weights: {} lines, {} needed", lines.len(), last + 1);
+        }
+        StridedPairs { lines, panel_stride, pair_stride }
+    }
+}
+
+impl Weights for StridedPairs<'_> {
+    #[inline(always)]
+    unsafe fn pair<S: Simd>(self, s: S, panel: usize, pair: usize) -> [S::V; 2] {
+        let at = panel * self.panel_stride + pair * self.pair_stride;
+        // SAFETY: the caller keeps to the bounds checked in `new`.
+        s.widen_pairs(unsafe { self.lines.get_unchecked(at) })
+    }
+    #[inline(always)]
+    unsafe fn last<S: Simd>(self, s: S, panel: usize, k: usize) -> S::V {
+        // SAFETY: as above.
+        unsafe { self.pair(s, panel, k / 2)[0] }
+    }
+}
+
+/// The second weights of the first pairs alone, as if they were the only ones.
+#[derive(Clone, Copy)]
+pub(crate) struct SecondOfPair<'a>(pub StridedPairs<'a>);
+
+impl Weights for SecondOfPair<'_> {
+    #[inline(always)]
+    unsafe fn pair<S: Simd>(self, _: S, _: usize, _: usize) -> [S::V; 2] {
+        unreachable!("one weight is no pair")
+    }
+    #[inline(always)]
+    unsafe fn last<S: Simd>(self, s: S, panel: usize, _: usize) -> S::V {
+        // SAFETY: the caller keeps to the bounds of the pairs.
+        unsafe { self.0.pair(s, panel, 0)[1] }
+    }
+}
+
 /// Output: row r, column c of the block's first panel at `values[r * stride + c]`.
 pub(crate) struct Block<'a> {
     pub values: &'a mut [f32],

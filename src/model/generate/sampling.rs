@@ -119,7 +119,10 @@ fn greatest(logits: &[f32]) -> f32 {
 
 fn first_greatest(logits: &[f32]) -> u32 {
     let greatest = greatest(logits);
-    logits.iter().position(|logit| *logit == greatest).unwrap_or(0) as u32
+    // First which chunk, all of whose logits are compared at once.
+    let has = |chunk: &[f32]| chunk.iter().fold(false, |any, logit| any | (*logit == greatest));
+    let from = logits.chunks(64).position(has).unwrap_or(0) * 64;
+    (from + logits[from..].iter().position(|logit| *logit == greatest).unwrap_or(0)) as u32
 }
 
 /// A token that may be drawn.

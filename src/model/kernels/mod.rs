@@ -142,7 +142,7 @@ pub fn memory<'a>(sequences: impl Iterator<Item = &'a Sequence>) -> u64 {
         bytes += match sequence.layers.first() {
             Some(LayerCache::Native(cache)) => {
                 let new = cache.page_addresses().filter(|page| pages.insert(*page)).count();
-                new * KvCache::page_bytes(cache.kv_heads(), cache.head_dim()) * sequence.layers.len()
+                new * cache.page_bytes() * sequence.layers.len()
             }
             Some(LayerCache::Tensors(Some(pair))) => tensor_bytes(pair) * sequence.layers.len(),
             Some(LayerCache::Rows(first)) => {

@@ -4,7 +4,9 @@ mod backward;
 mod quantized;
 
 use super::{Angles, AttentionShape, FrozenLinear, Kernels, LayerCache, Matrix, Packing, Part, Turned};
-use crate::model::cpu::{self, Format, Heads, Isa, KvCache, PackedLinear, Queries, Rotary, RotaryLayout, Rows};
+use crate::model::cpu::{
+    self, CacheFormat, Format, Heads, Isa, KvCache, PackedLinear, Queries, Rotary, RotaryLayout, Rows,
+};
 use crate::model::files::Precision;
 use candle_core::quantized::GgmlDType;
 use candle_core::{CpuStorage, DType, Device, Layout, Result, Storage, Tensor};
@@ -13,6 +15,9 @@ use quantized::Quantized;
 pub(in crate::model) use quantized::quant_type;
 use rayon::prelude::*;
 use std::sync::{Arc, OnceLock};
+
+/// Keys below which appending them is not worth waking other threads for.
+const SERIAL: usize = 1 << 15;
 
 /// Activations are float32; products with bfloat16 weights round their inputs to it and sum in float32, those with
 /// quantised weights round them to bytes.
@@ -173,7 +178,7 @@ impl Kernels for Native {
     }
 
     fn cache(&self, _: usize, shape: &AttentionShape) -> LayerCache {
-        LayerCache::Native(KvCache::new(shape.key_value_heads, shape.head_dim))
+        LayerCache::Native(self.empty(shape))
     }
 
     fn attention(
@@ -220,7 +225,16 @@ impl Kernels for Native {
 }
 
 impl Native {
-    /// Norms and turns queries and keys in place.
+    /// An empty sequence's keys and values.
+    fn empty(&self, shape: &AttentionShape) -> KvCache {
+        let format = match self.precision {
+            Precision::Bf16 => CacheFormat::Bf16,
+            _ => CacheFormat::F32,
+        };
+        KvCache::new(shape.key_value_heads, shape.head_dim, format)
+    }
+
+    /// Norms and turns queries and keys in place; in bf16, keys and values are rounded to what is kept of them.
     fn turn(&self, qkv: &mut [f32], turned: Turned<'_>, shape: &AttentionShape) -> Result<()> {
         let AttentionShape { heads, key_value_heads, head_dim: dim, .. } = *shape;
         let stride = shape.qkv_width();
@@ -237,6 +251,9 @@ impl Native {
         let Angles::Native(rotary) = turned.angles else { candle_core::bail!("angles of other kernels") };
         // Keys follow the queries: one pass turns both.
         rotary.apply(self.isa, qkv, Heads { stride, offset: 0, count: heads + key_value_heads, dim });
+        if self.precision == Precision::Bf16 {
+            cpu::round_heads(self.isa, qkv, Heads { stride, offset: heads * dim, count: 2 * key_value_heads, dim });
+        }
         Ok(())
     }
 
@@ -248,27 +265,42 @@ impl Native {
         packing: &Packing,
         kept: &mut [Option<&mut LayerCache>],
     ) -> Result<Vec<KvCache>> {
-        let (kv_heads, head_dim) = (shape.key_value_heads, shape.head_dim);
-        let (stride, first) = (shape.qkv_width(), shape.heads * head_dim);
-        let mut caches: Vec<KvCache> = Vec::with_capacity(packing.runs().len());
-        for (i, run) in packing.runs().iter().enumerate() {
-            let mut cache = match (run.parent, kept.get_mut(i)) {
-                (Some(parent), _) => caches[parent].clone(),
-                // Taken, so that its last page has one holder and need not be copied.
-                (None, Some(Some(LayerCache::Native(cache)))) => {
-                    std::mem::replace(cache, KvCache::new(kv_heads, head_dim))
-                }
-                (None, Some(Some(LayerCache::Tensors(_)))) => candle_core::bail!("a sequence of other kernels"),
-                (None, _) => KvCache::new(kv_heads, head_dim),
-            };
+        let (width, stride) = (shape.key_value_heads * shape.head_dim, shape.qkv_width());
+        let [_, keys, values] = shape.columns();
+        let append = |mut cache: KvCache, run: &super::Run| {
             if cache.len() != run.start {
                 candle_core::bail!("a run at position {} of a sequence of {}", run.start, cache.len());
             }
             if !run.rows.is_empty() {
                 let rows = |offset: usize| Rows { values: &qkv[run.rows.start * stride + offset..], stride };
-                cache.append(rows(first), rows(first + kv_heads * head_dim), run.rows.len());
+                cache.append(rows(keys), rows(values), run.rows.len());
             }
-            caches.push(cache);
+            Ok(cache)
+        };
+        let mut caches: Vec<KvCache> = Vec::with_capacity(packing.runs().len());
+        let mut rest = packing.runs();
+        // Runs that do not begin with one another are appended at once; a parent stands before its children.
+        while !rest.is_empty() {
+            let done = caches.len();
+            let count = rest.iter().take_while(|run| run.parent.is_none_or(|parent| parent < done)).count();
+            let (runs, later) = rest.split_at(count);
+            let mut begun = Vec::with_capacity(count);
+            for (i, run) in runs.iter().enumerate() {
+                begun.push(match (run.parent, kept.get_mut(done + i)) {
+                    (Some(parent), _) => caches[parent].clone(),
+                    // Taken, so that its last page has one holder and need not be copied.
+                    (None, Some(Some(LayerCache::Native(cache)))) => std::mem::replace(cache, self.empty(shape)),
+                    (None, Some(Some(LayerCache::Tensors(_)))) => candle_core::bail!("a sequence of other kernels"),
+                    (None, _) => self.empty(shape),
+                });
+            }
+            let tokens: usize = runs.iter().map(|run| run.rows.len()).sum();
+            let appended: Result<Vec<KvCache>> = match tokens * width < SERIAL {
+                true => begun.into_iter().zip(runs).map(|(cache, run)| append(cache, run)).collect(),
+                false => begun.into_par_iter().zip(runs).map(|(cache, run)| append(cache, run)).collect(),
+            };
+            caches.extend(appended?);
+            rest = later;
         }
         Ok(caches)
     }
