@@ -5,7 +5,8 @@
 use candle_core::{Device, Tensor};
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use idiolect::model::cpu::{
-    Attention, Format, Isa, KvCache, PackedLinear, QuantMatrix, QuantType, QuantizedLinear, Queries, Rows, label_nll,
+    Attention, CacheFormat, Format, Isa, KvCache, PackedLinear, QuantMatrix, QuantType, QuantizedLinear, Queries, Rows,
+    label_nll,
 };
 use std::hint::black_box;
 use std::time::Duration;
@@ -123,22 +124,53 @@ fn quantized(c: &mut Criterion) {
     }
 }
 
+const ATTENTION: Attention = Attention { heads: 9, kv_heads: 3, head_dim: 64, scale: 0.125, window: None };
+
+fn cache(len: usize, format: CacheFormat) -> KvCache {
+    let kv = values(len * 192);
+    let mut cache = KvCache::new(3, 64, format);
+    cache.append(Rows::packed(&kv, 192), Rows::packed(&kv, 192), len);
+    cache
+}
+
 /// Causal attention of whole sequences, and of one new token after each of them.
 fn attention(c: &mut Criterion) {
     let isa = Isa::from_env().expect("a path of this machine");
-    let attention = Attention { heads: 9, kv_heads: 3, head_dim: 64, scale: 0.125, window: None };
     let mut group = short(c, "attention");
-    for len in [256, 2048] {
-        let (q, kv) = (values(len * 576), values(len * 192));
-        let mut cache = KvCache::new(3, 64);
-        cache.append(Rows::packed(&kv, 192), Rows::packed(&kv, 192), len);
-        let mut out = vec![0.0; len * 576];
-        for (name, first) in [("whole", 0), ("one token", len - 1)] {
-            let queries = [Queries { cache: &cache, rows: 0..len - first, first }];
-            let seen: usize = (first + 1..=len).sum();
-            group.throughput(Throughput::Elements((4 * 576 * seen) as u64));
-            group.bench_function(BenchmarkId::new(name, len), |b| {
-                b.iter(|| attention.forward(isa, Rows::packed(&q, 576), &queries, &mut out))
+    for format in [CacheFormat::F32, CacheFormat::Bf16] {
+        for len in [256, 2048] {
+            let (q, cache) = (values(len * 576), cache(len, format));
+            let mut out = vec![0.0; len * 576];
+            for (name, first) in [("whole", 0), ("one token", len - 1)] {
+                let queries = [Queries { cache: &cache, rows: 0..len - first, first }];
+                let seen: usize = (first + 1..=len).sum();
+                group.throughput(Throughput::Elements((4 * 576 * seen) as u64));
+                group.bench_function(BenchmarkId::new(format!("{name} {format:?}"), len), |b| {
+                    b.iter(|| ATTENTION.forward(isa, Rows::packed(&q, 576), &queries, &mut out))
+                });
+            }
+        }
+    }
+}
+
+/// One new token of each of 32 texts, in one layer after another: more keys and values than caches hold.
+fn writing(c: &mut Criterion) {
+    const TEXTS: usize = 32;
+    let isa = Isa::from_env().expect("a path of this machine");
+    let mut group = short(c, "attention of 32 texts");
+    for format in [CacheFormat::F32, CacheFormat::Bf16] {
+        for len in [256, 512] {
+            let layers: Vec<Vec<KvCache>> = (0..30).map(|_| (0..TEXTS).map(|_| cache(len, format)).collect()).collect();
+            let (q, mut out) = (values(TEXTS * 576), vec![0.0; TEXTS * 576]);
+            let mut layers = layers.iter().cycle();
+            group.throughput(Throughput::Elements((4 * 576 * TEXTS * len) as u64));
+            group.bench_function(BenchmarkId::new(format!("one token {format:?}"), len), |b| {
+                b.iter(|| {
+                    let caches = layers.next().into_iter().flatten().enumerate();
+                    let queries: Vec<_> =
+                        caches.map(|(row, cache)| Queries { cache, rows: row..row + 1, first: len - 1 }).collect();
+                    ATTENTION.forward(isa, Rows::packed(&q, 576), &queries, &mut out)
+                })
             });
         }
     }
@@ -159,5 +191,5 @@ fn labels(c: &mut Criterion) {
     }
 }
 
-criterion_group!(benches, peak, linear, quantized, attention, labels);
+criterion_group!(benches, peak, linear, quantized, attention, writing, labels);
 criterion_main!(benches);
