@@ -4,16 +4,17 @@
 
 use super::Isa;
 use super::linear::Target;
-use super::panels::{Line, arrays};
+use super::panels::Line;
 use super::simd::{Kernel, Simd, dispatch};
 use rayon::prelude::*;
 use std::cell::RefCell;
+use std::mem::MaybeUninit;
 use std::ops::Range;
 
 /// Values that one thread rounds at once.
 const PART: usize = 1 << 14;
-/// Lines that a thread keeps for its next product: 16 MiB.
-const KEPT: usize = 1 << 18;
+/// Lines that a thread keeps for its next product: 32 MiB.
+const KEPT: usize = 1 << 19;
 /// k per line.
 const STEP: usize = 32;
 
@@ -38,7 +39,8 @@ pub(crate) enum Layout {
 /// Inputs rounded to bf16, in pairs of successive k (the first in the low half); k, and in tiles rows, that the inputs
 /// do not have are zero.
 pub(crate) struct PairRows {
-    lines: Vec<Line<u32>>,
+    /// Written by `new`, all of them.
+    lines: Vec<MaybeUninit<Line<u32>>>,
     rows: usize,
     /// Lines per row.
     steps: usize,
@@ -47,12 +49,12 @@ pub(crate) struct PairRows {
 
 thread_local! {
     /// The lines of an earlier product: fresh memory would cost a page fault for every 4 KiB.
-    static LINES: RefCell<Vec<Line<u32>>> = const { RefCell::new(Vec::new()) };
+    static LINES: RefCell<Vec<MaybeUninit<Line<u32>>>> = const { RefCell::new(Vec::new()) };
 }
 
 impl Drop for PairRows {
     fn drop(&mut self) {
-        if self.lines.len() <= KEPT {
+        if self.lines.capacity() <= KEPT {
             LINES.with(|kept| kept.replace(std::mem::take(&mut self.lines)));
         }
     }
@@ -65,10 +67,12 @@ impl PairRows {
         let steps = inner.div_ceil(STEP);
         let rows = if layout == Layout::Rows { m } else { m.next_multiple_of(16) };
         let mut lines = LINES.with(RefCell::take);
-        if lines.len() < rows * steps {
-            lines.resize(rows * steps, Line([0; 16]));
+        if lines.capacity() < rows * steps {
+            lines = Vec::with_capacity(rows * steps);
         }
-        let target = Target(lines.as_mut_ptr());
+        // SAFETY: there is room for so many; they need no value to be `MaybeUninit`.
+        unsafe { lines.set_len(rows * steps) };
+        let target = Target(lines.as_mut_ptr().cast());
         let made = PairRows { lines, rows, steps, layout };
         let fill = |rows: Range<usize>| {
             // SAFETY: `target` has all lines of all rows, and no two calls have a row in common.
@@ -86,7 +90,8 @@ impl PairRows {
 
     /// The lines, as arrays of pairs.
     pub(crate) fn lines(&self) -> &[[u32; 16]] {
-        &arrays(&self.lines)[..self.rows * self.steps]
+        // SAFETY: `new` wrote each line of each row; a line is `repr(C)` around an array of its size.
+        unsafe { std::slice::from_raw_parts(self.lines.as_ptr().cast(), self.lines.len()) }
     }
 
     /// Lines per row.
@@ -151,9 +156,7 @@ impl Fill<'_> {
                 let first = self.pairs.line(row, &steps);
                 for (nth, step) in steps.enumerate() {
                     let x = &x[x.len().min(step * STEP)..];
-                    // SAFETY: the line is this row's.
-                    let to = unsafe { &mut self.target.slice(first + nth * self.pairs.line_step(), 1)[0].0 };
-                    *to = match x.first_chunk() {
+                    let line = match x.first_chunk() {
                         Some(x) => line(x),
                         None => {
                             let mut padded = [0.0; STEP];
@@ -161,6 +164,8 @@ impl Fill<'_> {
                             line(&padded)
                         }
                     };
+                    // SAFETY: the line is this row's.
+                    unsafe { self.target.from(first + nth * self.pairs.line_step()).0.write(Line(line)) };
                 }
             }
         }
@@ -225,7 +230,7 @@ mod tests {
             for layout in [Layout::Rows, Layout::Tiles { parts: 1 }, Layout::Tiles { parts: 3 }] {
                 for isa in Isa::available() {
                     // Whatever an earlier product left behind.
-                    LINES.with(|kept| kept.replace(vec![Line([0x7fc0_7fc0; 16]); 40]));
+                    LINES.with(|kept| kept.replace(vec![MaybeUninit::new(Line([0x7fc0_7fc0; 16])); 40]));
                     let pairs = PairRows::new(isa, &x, m, inner, layout);
                     let mut seen = 0;
                     for row in 0..pairs.rows() {
