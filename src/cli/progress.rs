@@ -1,6 +1,6 @@
 //! A run as it is seen while it goes: bars on a terminal, plain lines elsewhere.
 
-use crate::exec::{Counts, Event, Observer};
+use crate::exec::{Counts, Event, Observer, TEXTS_OPEN, TOKENS_WRITTEN};
 use crate::plan::NodeName;
 pub use crate::report::words::{duration, number, rows};
 use indexmap::IndexMap;
@@ -233,16 +233,29 @@ fn describe(name: &NodeName, running: &Running, width: usize) -> String {
         Some(total) => format!("{}/{}", number(counts.done), number(total)),
         None => self::rows(counts.done),
     };
-    let speed = rate.map_or(String::new(), |r| format!("{}/s", speed(r)));
     let left = match (total, rate) {
         (Some(total), Some(rate)) => format!("{} left", duration((total - counts.done) as f64 / rate)),
         _ => String::new(),
     };
+    let pace = match rate {
+        Some(rate) => format!("{:>8} {left:<12}", format!("{}/s", speed(rate))),
+        None => format!("{:<21}", writing(counts)),
+    };
     let bar = total.map_or(String::new(), |total| bar(counts.done as f64 / total as f64));
     let loss = counts.measured.get("loss").map_or(String::new(), |loss| format!(" loss {loss:.3}"));
-    let facts = format!("{rows:>17} {bar:<10} {speed:>8} {left:<12}{loss}");
+    let facts = format!("{rows:>17} {bar:<10} {pace}{loss}");
     let room = width.saturating_sub(facts.width() + 3).clamp(8, 44);
     format!("  {} {}", fit(&label(name), room), facts.trim_end())
+}
+
+/// What a node does that writes and of which no row ends.
+fn writing(counts: &Counts) -> String {
+    let measured = |name: &str| counts.measured.get(name).map_or(0, |value| *value as u64);
+    match (measured(TEXTS_OPEN), measured(TOKENS_WRITTEN)) {
+        (0, _) => String::new(),
+        (open, 0) => format!("{} texts asked for", number(open)),
+        (_, written) => format!("{} tokens written", number(written)),
+    }
 }
 
 /// `scored[GSM8K, gpt-4]`: the values without the axes' names.
@@ -327,6 +340,24 @@ mod tests {
             describe(&NodeName::plain("rows"), &running(5, None), 79).trim_end(),
             "  rows                                  5 rows               0.5/s"
         );
+    }
+
+    /// Before the first text ends, tokens tell that something happens.
+    #[test]
+    fn texts_under_way_are_shown_until_rows_end() {
+        let line = |done: u64, open: f64, written: f64| {
+            let mut running = running(done, Some(1319));
+            running.counts.measured =
+                [(TEXTS_OPEN, open), (TOKENS_WRITTEN, written)].map(|(n, v)| (n.into(), v)).into();
+            let line = describe(&NodeName::plain("tested"), &running, 79);
+            assert!(line.width() <= 79, "{} columns: {line}", line.width());
+            line.split_once("1,319 ").unwrap().1.to_string()
+        };
+        assert_eq!(line(0, 256.0, 0.0), "·········· 256 texts asked for");
+        assert_eq!(line(0, 256.0, 12_345.0), "·········· 12,345 tokens written");
+        assert_eq!(line(0, 256.0, 123_456_789.0), "·········· 123.5M tokens written");
+        assert_eq!(line(10, 246.0, 12_345.0), "▏·········      1.0/s 22 min left");
+        assert_eq!(line(0, 0.0, 0.0), "··········");
     }
 
     #[test]

@@ -107,6 +107,11 @@ pub struct Counts {
     pub measured: IndexMap<String, f64>,
 }
 
+/// What a node that writes measures: texts that are asked for and have not come, and tokens of those that a model of the
+/// pipeline is writing or has written.
+pub const TEXTS_OPEN: &str = "texts_open";
+pub const TOKENS_WRITTEN: &str = "tokens_written";
+
 /// Watches a run. Called from one thread, several times a second for [`Event::NodeProgress`].
 pub trait Observer: Sync {
     fn event(&self, event: &Event<'_>);

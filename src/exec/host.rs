@@ -218,7 +218,7 @@ impl NodeHost for Host {
     }
 
     fn save_checkpoint(&self, state: Vec<u8>, done: u64, total: u64) -> Result<(), RunError> {
-        let kept = self.shared.meter.store.time(|| self.store.set_checkpoint(&self.fingerprint, state));
+        let kept = self.with_writer(|w| self.store.set_checkpoint(&self.fingerprint, state, w.building()));
         self.shared.note(kept)?;
         // Only a note, for `plan`.
         let _ = self.store.set_partial(&self.fingerprint, done, Some(total));

@@ -19,7 +19,7 @@ pub(crate) mod survey;
 #[cfg(test)]
 mod tests;
 
-pub use event::{Counts, Event, NoObserver, Node, Observer};
+pub use event::{Counts, Event, NoObserver, Node, Observer, TEXTS_OPEN, TOKENS_WRITTEN};
 pub use info::{
     Ending, ModelUsed, NodeInfo, OutputInfo, Provenance, RUN_FILE, RUN_FORMAT, RunInfo, Setting, TeacherUsed, TextInfo,
 };

@@ -322,7 +322,11 @@ impl Engine {
 
     fn after(&mut self, writing: Writing, step: writing::Step) {
         match step {
-            writing::Step::GoesOn => self.active.push(writing),
+            writing::Step::Waits => self.active.push(writing),
+            writing::Step::GoesOn => {
+                self.requests.step(writing.request);
+                self.active.push(writing);
+            }
             writing::Step::Done(generated) => {
                 self.counts.asked += writing.len() as u64;
                 self.requests.finish(writing.request, writing.sample, generated);

@@ -2,6 +2,7 @@
 
 use super::error::Result;
 use crate::exec::RunError;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -12,15 +13,18 @@ pub struct Ticket<T> {
     results: Receiver<(usize, Result<T>)>,
     /// How many have not come yet.
     open: usize,
-    _wanted: Arc<()>,
+    _wanted: Wanted,
 }
 
 /// Where the result of one request goes.
 pub struct Address<T> {
     /// `None` once the result was delivered.
     deliver: Option<Deliver<T>>,
-    wanted: Weak<()>,
+    wanted: Weak<AtomicU64>,
 }
+
+/// Lives as long as somebody waits for results, and counts the steps that are made towards them.
+type Wanted = Arc<AtomicU64>;
 
 type Deliver<T> = Box<dyn FnOnce(Result<T>) + Send>;
 
@@ -29,13 +33,13 @@ type Deliver<T> = Box<dyn FnOnce(Result<T>) + Send>;
 pub struct Mailbox<T> {
     results: Receiver<(usize, Result<T>)>,
     to: Sender<(usize, Result<T>)>,
-    wanted: Arc<()>,
+    wanted: Wanted,
 }
 
 impl<T: Send + 'static> Default for Mailbox<T> {
     fn default() -> Self {
         let (to, results) = channel();
-        Self { results, to, wanted: Arc::new(()) }
+        Self { results, to, wanted: Wanted::default() }
     }
 }
 
@@ -50,6 +54,11 @@ impl<T: Send + 'static> Mailbox<T> {
         self.results.recv_timeout(most).ok()
     }
 
+    /// How many steps were made towards all results, those that came included.
+    pub fn steps(&self) -> u64 {
+        self.wanted.load(Ordering::Relaxed)
+    }
+
     /// A result that is there already.
     pub fn look(&self) -> Option<(usize, Result<T>)> {
         self.results.try_recv().ok()
@@ -59,7 +68,7 @@ impl<T: Send + 'static> Mailbox<T> {
 impl<T: Send + 'static> Ticket<T> {
     /// A ticket, and the addresses that its results are sent to.
     pub fn new(requests: usize) -> (Self, Vec<Address<T>>) {
-        let ((to, results), wanted) = (channel(), Arc::new(()));
+        let ((to, results), wanted) = (channel(), Wanted::default());
         let address = |index| Address::new(index, to.clone(), &wanted);
         let addresses = (0..requests).map(address).collect();
         (Self { results, open: requests, _wanted: wanted }, addresses)
@@ -109,7 +118,7 @@ impl<T> Iterator for Ticket<T> {
 
 impl<T: 'static> Address<T> {
     /// Sends the result with this number.
-    fn new(number: usize, to: Sender<(usize, Result<T>)>, wanted: &Arc<()>) -> Self
+    fn new(number: usize, to: Sender<(usize, Result<T>)>, wanted: &Wanted) -> Self
     where
         T: Send,
     {
@@ -131,6 +140,13 @@ impl<T: 'static> Address<T> {
     /// Whether somebody waits for the result.
     pub fn is_wanted(&self) -> bool {
         self.wanted.strong_count() > 0
+    }
+
+    /// Tells whoever waits that the result is a step nearer: that a text has a token more.
+    pub fn step(&self) {
+        if let Some(steps) = self.wanted.upgrade() {
+            steps.fetch_add(1, Ordering::Relaxed);
+        }
     }
 
     pub fn answer(mut self, result: T) {
@@ -195,6 +211,16 @@ mod tests {
         assert_eq!(ticket.wait().unwrap(), ["a", "b"]);
         assert_eq!(Ticket::ready(vec![1, 2, 3]).wait().unwrap(), [1, 2, 3]);
         assert_eq!(Ticket::<u8>::ready(Vec::new()).wait().unwrap(), [0; 0]);
+    }
+
+    #[test]
+    fn steps_are_counted_until_nobody_waits() {
+        let mailbox = Mailbox::<u8>::default();
+        let address = mailbox.address(0).map(|text: String| text.len() as u8);
+        (0..3).for_each(|_| address.step());
+        assert_eq!((mailbox.steps(), mailbox.look().is_none()), (3, true));
+        drop(mailbox);
+        address.step();
     }
 
     #[test]

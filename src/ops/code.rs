@@ -114,6 +114,8 @@ impl CodeTask {
             "seconds": self.settings.limits.seconds,
             "memory": self.settings.limits.memory,
             "confinement": format!("{:?}", self.settings.confinement),
+            // How code is read from an answer.
+            "reading": 2,
         })
     }
 

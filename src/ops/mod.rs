@@ -226,13 +226,14 @@ impl<'a> ResolveCx<'a> {
         match input.schema.field_with_name(column) {
             Ok(field) if accept(field.data_type()) => Some(field.data_type().clone()),
             Ok(field) => {
+                let found = expression::type_word(field.data_type());
                 self.error(
                     Diagnostic::error(
                         "column-type",
-                        format!("column `{column}` is {}, and `{}` needs {expected}", field.data_type(), self.op.name),
+                        format!("column `{column}` is {found}, and `{}` needs {expected}", self.op.name),
                     )
                     .at(span, format!("needs {expected}"))
-                    .and(input.producer_span, format!("`{}` gives it as {}", input.producer, field.data_type())),
+                    .and(input.producer_span, format!("`{}` gives it as {found}", input.producer)),
                 );
                 None
             }

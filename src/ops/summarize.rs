@@ -293,7 +293,9 @@ impl<'a> Groups<'a> {
         };
         for row in 0..batch.num_rows() {
             let note = notes.only_a_note(row).map(str::to_string);
-            let group = self.group(keys.as_ref().map(|k| k.row(row).owned()));
+            let (key, known) = (keys.as_ref().map(|k| k.row(row).owned()), self.groups.len());
+            let own = key.as_ref().map_or(0, |key| key.row().data().len()) + columns.len() * size_of::<Vec<f64>>();
+            let group = self.group(key);
             match note {
                 Some(note) if group.notes.contains(&note) => {}
                 Some(note) => group.notes.push(note),
@@ -301,6 +303,9 @@ impl<'a> Groups<'a> {
                     group.add(&columns, row);
                     group.sampled |= samples.is_some_and(|s| s.is_valid(row) && s.value(row) > 0);
                 }
+            }
+            if self.groups.len() > known {
+                self.held.add(size_of::<Group>() + own)?;
             }
         }
         Ok(())

@@ -1,10 +1,10 @@
 //! Where a long computation had got to when its process ended: one file for each node that is under way.
 
-use super::{Store, write_atomically};
+use super::{Store, write_by_way_of};
 use crate::exec::RunError;
 use crate::plan::Fingerprint;
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Bytes of the digest that ends a file.
 const DIGEST: usize = blake3::OUT_LEN;
@@ -26,10 +26,16 @@ impl Store {
         (blake3::hash(&bytes).as_bytes()[..] == digest[..]).then_some(bytes)
     }
 
-    /// Keeps where a node has got to, in place of what was kept before.
-    pub fn set_checkpoint(&self, fingerprint: &Fingerprint, mut bytes: Vec<u8>) -> Result<(), RunError> {
+    /// Keeps where a node has got to, in place of what was kept before. It is written in `building`, a folder of the
+    /// session, and moved: what a kill cuts off goes with the dead session's folder.
+    pub fn set_checkpoint(
+        &self,
+        fingerprint: &Fingerprint,
+        mut bytes: Vec<u8>,
+        building: &Path,
+    ) -> Result<(), RunError> {
         bytes.extend_from_slice(blake3::hash(&bytes).as_bytes());
-        write_atomically(&self.checkpoint_path(fingerprint), &bytes)
+        write_by_way_of(building, &self.checkpoint_path(fingerprint), &bytes)
     }
 
     /// Forgets where a node had got to: it is finished.
@@ -49,10 +55,13 @@ mod tests {
         let store = Store::open(dir.path()).unwrap();
         let print = fingerprint("a");
         assert!(store.checkpoint(&print).is_none());
-        store.set_checkpoint(&print, b"one".to_vec()).unwrap();
-        store.set_checkpoint(&print, b"another".to_vec()).unwrap();
+        let building = dir.path().join("tmp");
+        store.set_checkpoint(&print, b"one".to_vec(), &building).unwrap();
+        store.set_checkpoint(&print, b"another".to_vec(), &building).unwrap();
         assert_eq!(store.checkpoint(&print).unwrap(), b"another");
         let path = store.checkpoint_path(&print);
+        let files = |folder: &Path| fs::read_dir(folder).unwrap().count();
+        assert_eq!((files(&store.checkpoints()), files(&building)), (1, 0));
         let whole = fs::read(&path).unwrap();
         for damaged in [&whole[..whole.len() - 1], &whole[..5], &[], &[whole.as_slice(), b"x"].concat()] {
             fs::write(&path, damaged).unwrap();

@@ -329,7 +329,7 @@ mod tests {
         let finished = put(&store, "finished", 3);
         let (stopped, forgotten) = (print("stopped"), print("forgotten"));
         for node in [&finished, &stopped, &forgotten] {
-            store.set_checkpoint(node, b"state".to_vec()).unwrap();
+            store.set_checkpoint(node, b"state".to_vec(), &dir.path().join("tmp")).unwrap();
         }
         fs::write(store.checkpoints().join(".new-x"), "half").unwrap();
         store.record_run("p", dir.path(), vec![finished.clone(), stopped.clone()]).unwrap();

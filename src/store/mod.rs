@@ -86,7 +86,7 @@ impl Store {
         fs::create_dir_all(root).map_err(|e| io_error("create the store", root, &e))?;
         let format = Format { what: "idiolect store".into(), version: FORMAT };
         let text = serde_json::to_string(&format).expect("a struct of a string and a number is JSON");
-        write_new(&root.join("format"), text.as_bytes(), true)?;
+        write_new(root, &root.join("format"), text.as_bytes(), true)?;
         let store = Self::at(root)?;
         store.make_folders()?;
         Ok(store)
@@ -197,11 +197,15 @@ fn check_format(path: &Path, bytes: &[u8]) -> Result<(), RunError> {
 /// Writes a small file so that readers see all of it or nothing, also after a kill. For notes that can be made again:
 /// it does not wait for the disk, so a power cut may take the file away.
 pub fn write_atomically(path: &Path, bytes: &[u8]) -> Result<(), RunError> {
-    write_new(path, bytes, false)
+    write_new(path.parent().unwrap_or(Path::new(".")), path, bytes, false)
 }
 
-fn write_new(path: &Path, bytes: &[u8], durable: bool) -> Result<(), RunError> {
-    let folder = path.parent().unwrap_or(Path::new("."));
+/// As [`write_atomically`]; the new file is in `folder` until it is whole, on the same file system.
+fn write_by_way_of(folder: &Path, path: &Path, bytes: &[u8]) -> Result<(), RunError> {
+    write_new(folder, path, bytes, false)
+}
+
+fn write_new(folder: &Path, path: &Path, bytes: &[u8], durable: bool) -> Result<(), RunError> {
     let fail = |e: std::io::Error| io_error("write", path, &e);
     let mut file = new_file(folder, ".new-", "").map_err(fail)?;
     std::io::Write::write_all(&mut file, bytes).map_err(fail)?;

@@ -99,6 +99,11 @@ impl ArtifactWriter {
         lock(&self.quarantine).reasons.values().sum()
     }
 
+    /// Where the session builds what it has not finished.
+    pub fn building(&self) -> &Path {
+        self.folder.path().parent().unwrap_or(self.folder.path())
+    }
+
     /// A path for a file of the user's, by its name in the run folder.
     pub fn file(&self, name: &str) -> Result<PathBuf, RunError> {
         let inside = Path::new(name).components().all(|c| matches!(c, Component::Normal(_) | Component::CurDir));

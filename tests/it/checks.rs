@@ -114,7 +114,7 @@ fn a_column_of_another_type_is_refused_before_the_run() {
         "p.kdl",
         String::from_utf8(s.read("p.kdl")).expect("UTF-8").replace("\"prose\"", "\"math\" gold=\"response\""),
     );
-    s.run(&["run", "p.kdl"]).exits(2).says(&["column-type", "needs string or number", "`draft` is Int64"]);
+    s.run(&["run", "p.kdl"]).exits(2).says(&["column-type", "needs string or number", "`draft` is integer"]);
 }
 
 #[test]

@@ -8,13 +8,51 @@ pub fn read(response: &str, marker: &str) -> Result<String, Fault> {
     if response.trim().is_empty() {
         return Err(Fault::Empty);
     }
-    let marked = after_marker(response, marker).map(|tail| match tail.lines().next() {
+    let marked = behind_marker(response, marker).map(|tail| match tail.lines().next() {
         // Code that begins beside the marker is not indented by the space between.
         Some(line) if !line.trim().is_empty() => tail.trim_start(),
         _ => tail,
     });
     let code = text_of(marked.unwrap_or(response));
     if code.trim().is_empty() { Err(Fault::Unreadable) } else { Ok(code) }
+}
+
+/// What stands behind the last marker. One that a program prints is none: it stands in a fenced block, or behind the quotation
+/// mark of its string; where there are only such, an answer that is quoted is better than none, one in a block is not.
+fn behind_marker<'t>(response: &'t str, marker: &str) -> Option<&'t str> {
+    let exact: Vec<usize> = response.match_indices(marker).map(|(at, _)| at).collect();
+    if exact.is_empty() {
+        return after_marker(response, marker);
+    }
+    let blocks = block_ranges(response);
+    let open = exact.into_iter().filter(|at| !blocks.iter().any(|block| block.contains(at)));
+    let open: Vec<usize> = open.collect();
+    let quoted = |at: &&usize| response[..**at].ends_with(['"', '\'']);
+    let last = open.iter().rev().find(|at| !quoted(at)).or(open.last());
+    last.map(|at| &response[at + marker.len()..])
+}
+
+/// Where the fenced blocks of a text stand that are closed, their fences included.
+fn block_ranges(text: &str) -> Vec<std::ops::Range<usize>> {
+    let (mut ranges, mut open, mut at) = (Vec::new(), None, 0);
+    for line in text.split_inclusive('\n') {
+        let end = at + line.len();
+        match (open, fence_of(line)) {
+            (None, Some(fence)) => open = Some((fence, at)),
+            (Some((opened, start)), Some(fence)) if opened == fence && line.trim() == fence => {
+                ranges.push(start..end);
+                open = None;
+            }
+            _ => {}
+        }
+        at = end;
+    }
+    ranges
+}
+
+/// The fence that a line begins with.
+fn fence_of(line: &str) -> Option<&'static str> {
+    ["```", "~~~"].into_iter().find(|fence| line.trim_start().starts_with(fence))
 }
 
 /// The code of a text: what its fenced blocks hold, of those that say so the ones in Python; or all of it. The first
@@ -37,7 +75,7 @@ fn fenced(text: &str) -> Vec<(String, String)> {
     let mut open: Option<(&str, String, Vec<&str>)> = None;
     for line in text.lines() {
         let start = line.trim_start();
-        let fence = ["```", "~~~"].into_iter().find(|f| start.starts_with(f));
+        let fence = fence_of(line);
         match (&mut open, fence) {
             (Some((opened, info, lines)), Some(fence)) if *opened == fence && start.trim_end() == fence => {
                 blocks.push((std::mem::take(info), lines.join("\n")));

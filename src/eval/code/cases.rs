@@ -12,6 +12,8 @@ pub const READ: &[(&str, &str)] = &[
     ("Here:\n```python\nx = 1\n```\nwhich prints\n```\n1\n```", "x = 1"),
     ("```\nx = 1\n```\nand\n```\ny = 2\n```", "x = 1\n\ny = 2"),
     ("```py\nx = 1", "x = 1"),
+    ("Final Answer:\n```python\nprint('Final Answer:', 1)\n```", "print('Final Answer:', 1)"),
+    ("Final Answer:\nx = 1\nprint('Final Answer:', x)", "x = 1\nprint('Final Answer:', x)"),
 ];
 
 /// A prompt that the next ones go on from.
@@ -33,7 +35,7 @@ pub fn section(cell: impl Fn(&str) -> String) -> String {
     let mut page = String::from(
         "\n## Code\n\n\
          `check-answer` with `task=\"code\"` runs the code of a response with the tests of its row, in [the sandbox](sandbox.md). \
-         What stands behind the last marker is read, or the whole response where there is none; of that what fenced blocks \
+         What stands behind the last marker is read (one in a fenced block or behind a quotation mark is the program's own), or the whole response where there is none; of that what fenced blocks \
          hold, if there are any: those that are said to be Python, or all where none is. The first line keeps its \
          indentation.\n\n| response | code |\n|---|---|\n",
     );

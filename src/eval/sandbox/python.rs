@@ -3,11 +3,16 @@
 use super::Unavailable;
 use serde::Deserialize;
 use std::collections::{BTreeMap, BTreeSet};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Command, Output, Stdio};
+use std::sync::mpsc::channel;
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 const PROBE: &str = include_str!("probe.py");
+/// How long an interpreter may take to say where it lives, the first time from a slow disk.
+const PROBE_TIME: Duration = Duration::from_secs(60);
 
 /// Where shared libraries, time zones and the like are on the systems that we know.
 const SYSTEM: [&str; 9] = [
@@ -67,11 +72,11 @@ impl Python {
             Unavailable::new("python-missing", format!("`{name}` is no Python 3 that can be run: {why}"))
                 .help("install Python 3, or name another interpreter with `python`")
         };
-        let output = Command::new(name)
-            .args(["-I", "-B", "-c", PROBE])
-            .stdin(Stdio::null())
-            .output()
-            .map_err(|error| missing(error.to_string()))?;
+        let mut command = Command::new(name);
+        command.args(["-I", "-B", "-c", PROBE]);
+        let output = output_within(&mut command, PROBE_TIME)
+            .map_err(|error| missing(error.to_string()))?
+            .ok_or_else(|| missing(format!("it gave no answer in {} s", PROBE_TIME.as_secs())))?;
         if !output.status.success() {
             let said = String::from_utf8_lossy(&output.stderr);
             return Err(missing(said.lines().last().unwrap_or("it fails, and says nothing").to_string()));
@@ -113,6 +118,43 @@ impl Python {
     }
 }
 
+/// What a command says until it ends; `None` where that takes longer than `most`, and it is ended.
+fn output_within(command: &mut Command, most: Duration) -> std::io::Result<Option<Output>> {
+    // A group of its own, so that what a wrapper starts ends with it.
+    let command = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
+    let child = command.spawn()?;
+    let group = child.id().cast_signed();
+    let (told, ended) = channel();
+    std::thread::Builder::new().name("probe".into()).spawn(move || drop(told.send(child.wait_with_output())))?;
+    match ended.recv_timeout(most) {
+        Ok(output) => output.map(Some),
+        Err(_) => {
+            // SAFETY: sends a signal, to a group whose first process the thread still waits for.
+            unsafe { libc::kill(-group, libc::SIGKILL) };
+            Ok(None)
+        }
+    }
+}
+
 fn system() -> Vec<PathBuf> {
     SYSTEM.iter().filter_map(|path| std::fs::canonicalize(path).ok()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_probe_that_hangs_is_ended() {
+        let shell = |script: &str, most| output_within(Command::new("/bin/sh").args(["-c", script]), most).unwrap();
+        let said = shell("echo here", Duration::from_secs(60)).unwrap();
+        assert_eq!(said.stdout, b"here\n");
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("late");
+        // What it starts holds its output open as well.
+        let script = format!("(sleep 2; touch {}) & sleep 600", file.display());
+        assert_eq!(shell(&script, Duration::from_millis(100)), None);
+        std::thread::sleep(Duration::from_secs(3));
+        assert!(!file.exists(), "what it started goes on");
+    }
 }

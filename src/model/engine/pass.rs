@@ -263,7 +263,7 @@ impl Layout {
             }))
         };
         let places: Vec<Option<usize>> = self.writings.iter().map(place).collect();
-        let mut written: Vec<(Writing, Step)> = self.writings.drain(..).map(|(.., w)| (w, Step::GoesOn)).collect();
+        let mut written: Vec<(Writing, Step)> = self.writings.drain(..).map(|(.., w)| (w, Step::Waits)).collect();
         for (chunk, rows) in rows.chunks(LOGIT_ROWS).enumerate() {
             let logits = model.decoder().logits(hidden, rows)?;
             let vocabulary = logits.dim(1)?;

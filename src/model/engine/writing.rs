@@ -25,6 +25,8 @@ pub(super) struct Writing {
 
 /// What a new token makes of a text.
 pub(super) enum Step {
+    /// Its prompt is not computed to the end.
+    Waits,
     GoesOn,
     Done(Generated),
     Failed(GenerateFailure),
@@ -126,6 +128,11 @@ impl Requests {
     /// Whether the request is open and somebody waits for it.
     pub fn is_wanted(&self, request: u64) -> bool {
         self.open.get(&request).is_some_and(|r| r.address.is_wanted())
+    }
+
+    /// A sample of the request has a token more.
+    pub fn step(&self, request: u64) {
+        self.open.get(&request).into_iter().for_each(|request| request.address.step());
     }
 
     /// Keeps a sample; answers the request with the last of them.

@@ -117,12 +117,12 @@ fn what_is_wrong_is_said_at_plan_time() {
     "#);
     let taken = rows(r#"[{"id": "a", "response": true, "gold": ["x"], "correct": true}]"#);
     insta::assert_snapshot!(refusal(r#"check-answer "c" from="rows" task="math""#, &[given("from", "rows", taken)]), @r#"
-    error [column-type]: column `response` is Boolean, and `check-answer` needs string
+    error [column-type]: column `response` is boolean, and `check-answer` needs string
       at: needs string
-      at: `rows` gives it as Boolean
-    error [column-type]: column `gold` is List(Utf8), and `check-answer` needs string or number
+      at: `rows` gives it as boolean
+    error [column-type]: column `gold` is list of text, and `check-answer` needs string or number
       at: needs string or number
-      at: `rows` gives it as List(Utf8)
+      at: `rows` gives it as list of text
     error [duplicate-column]: the input already has a column `correct`
       at: `check-answer` adds it
       at: `rows` gives it

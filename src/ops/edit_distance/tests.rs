@@ -81,9 +81,9 @@ fn what_is_wrong_is_said_at_plan_time() {
     "#);
     let taken = rows(r#"[{"id": "a", "response": "r", "draft": 3, "kept": 1}]"#);
     insta::assert_snapshot!(refusal(r#"edit-distance "d" from="x" reference="draft""#, &[given("from", "x", taken)]), @r#"
-    error [column-type]: column `draft` is Int64, and `edit-distance` needs string
+    error [column-type]: column `draft` is integer, and `edit-distance` needs string
       at: needs string
-      at: `x` gives it as Int64
+      at: `x` gives it as integer
     error [duplicate-column]: the input already has a column `kept`
       at: `edit-distance` adds it
       at: `x` gives it

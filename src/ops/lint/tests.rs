@@ -182,9 +182,9 @@ fn what_makes_no_sense_is_refused() {
       at: column `questions` is read here
       at: `a` gives `id`, `question`, `response`, `gold` and `ppl`
       help: did you mean `question`?
-    error [column-type]: column `gold` is Int64, and `lint` needs text
+    error [column-type]: column `gold` is integer, and `lint` needs text
       at: needs text
-      at: `a` gives it as Int64
+      at: `a` gives it as integer
     "#);
 }
 

@@ -309,7 +309,7 @@ fn what_is_wrong_is_said_at_plan_time() {
     };
     let plain = info(Some(64), Some(true));
     insta::assert_snapshot!(refused("question=\"prompt\"", &plain, THREE), @"column-missing: `scored` needs a column `prompt` that its input does not have");
-    insta::assert_snapshot!(refused("", &plain, r#"[{"id":"a","question":"q","response":1}]"#), @"column-type: column `response` is Int64, and `score-ppl` needs string");
+    insta::assert_snapshot!(refused("", &plain, r#"[{"id":"a","question":"q","response":1}]"#), @"column-type: column `response` is integer, and `score-ppl` needs string");
     insta::assert_snapshot!(refused("", &plain, r#"[{"id":"a","question":"q","response":"r","ppl":1.0}]"#), @"duplicate-column: the input already has a column `ppl`");
     insta::assert_snapshot!(refused("max-tokens=100", &plain, THREE), @"context-too-small: model `student` holds 64 tokens, not 100");
     insta::assert_snapshot!(refused("max-tokens=100", &info(Some(64), Some(false)), THREE), @r"

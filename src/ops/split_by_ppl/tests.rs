@@ -152,12 +152,12 @@ fn what_makes_no_sense_is_refused() {
       at: there is only this one
       help: name another input, or split this one with quantile=0.5
 
-    error [column-type]: column `response` is Utf8, and `split-by-ppl` needs a number
+    error [column-type]: column `response` is text, and `split-by-ppl` needs a number
       at: needs a number
-      at: `scored[variant=direct]` gives it as Utf8
-    error [column-type]: column `response` is Utf8, and `split-by-ppl` needs a number
+      at: `scored[variant=direct]` gives it as text
+    error [column-type]: column `response` is text, and `split-by-ppl` needs a number
       at: needs a number
-      at: `scored[variant=paraphrase]` gives it as Utf8
+      at: `scored[variant=paraphrase]` gives it as text
     error [duplicate-column]: the inputs have a column `id` already
       at: would be made again
       help: give the new column another name with `source`

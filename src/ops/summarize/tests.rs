@@ -1,4 +1,5 @@
-use crate::ops::testing_node::{given, lines, refusal, rows, rows_json, run};
+use crate::config::RunOptions;
+use crate::ops::testing_node::{Node, given, lines, refusal, rows, rows_json, run};
 use arrow::array::{AsArray, Float64Array, RecordBatch, StringArray};
 use arrow::datatypes::{DataType, Float64Type};
 use serde_json::json;
@@ -121,6 +122,19 @@ fn what_is_missing_or_not_finite_is_told() {
     assert!(column(out, "m")[1].unwrap().is_nan() && column(out, "h")[1].unwrap().is_nan());
 }
 
+/// What groups are called takes memory as well.
+#[test]
+fn long_keys_are_held_within_memory() {
+    let key = |i: usize| format!("{i} {}", "long ".repeat(1000));
+    let all: Vec<_> = (0..100).map(|i| json!({"id": i.to_string(), "g": key(i), "v": 1.0})).collect();
+    let given = [given("from", "x", rows(&serde_json::Value::from(all).to_string()))];
+    let node = Node::new(r#"summarize "s" from="x" { by "g"; value "m" fn="mean" column="v" }"#, &given).unwrap();
+    let with = |memory| node.run_with(RunOptions { memory, ..RunOptions::default() });
+    assert_eq!(with(1 << 20).unwrap().rows[0].num_rows(), 100);
+    let error = with(1 << 18).err().unwrap().to_string();
+    assert!(error.contains("the values to summarize"), "{error}");
+}
+
 #[test]
 fn a_skipped_cell_stays_as_a_group_of_no_rows() {
     let batch = rows(
@@ -189,9 +203,9 @@ fn what_makes_no_sense_is_refused() {
       at: `x` gives `id`, `variant`, `ppl`, `nll`, `label_tokens`, `response_tokens` and `right`
       help: did you mean `ppl`?
 
-    error [column-type]: column `variant` is Utf8, and `summarize` needs a number or a boolean
+    error [column-type]: column `variant` is text, and `summarize` needs a number or a boolean
       at: needs a number or a boolean
-      at: `x` gives it as Utf8
+      at: `x` gives it as text
 
     error [duplicate-column]: two columns of the result are named `variant`
       at: named again here
@@ -205,9 +219,9 @@ fn what_makes_no_sense_is_refused() {
       at: because of this
       help: remove `column`
 
-    error [column-type]: column `ppl` is Float64, and `summarize` needs a boolean for Wilson's interval
+    error [column-type]: column `ppl` is number, and `summarize` needs a boolean for Wilson's interval
       at: needs a boolean for Wilson's interval
-      at: `x` gives it as Float64
+      at: `x` gives it as number
 
     error [meaningless-field]: `resamples` means nothing to `method="wilson"`
       at: not read

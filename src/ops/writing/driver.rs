@@ -11,7 +11,7 @@ use super::helper::{Event, Helper};
 use super::input::Input;
 use super::line::{Finished, Line};
 use super::task::{InRow, NewRow, Step, Task};
-use crate::exec::{NodeCx, RunError};
+use crate::exec::{NodeCx, RunError, TEXTS_OPEN, TOKENS_WRITTEN};
 use crate::model::Mailbox;
 use crate::teacher::{Ask, Failure, Outcome, Teacher};
 use std::sync::Arc;
@@ -216,6 +216,9 @@ impl<'t> Driver<'_, 't> {
             news = self.mail.look();
         }
         self.cx.progress(self.line.finished(), None);
+        // Long texts take minutes: until the first of them ends, there is nothing else to be told.
+        let (open, written) = (self.calls.unanswered() as f64, self.mail.steps() as f64);
+        self.cx.measured(&[(TEXTS_OPEN, open), (TOKENS_WRITTEN, written)]);
     }
 
     fn hear(&mut self, number: usize, event: Result<Event, RunError>) {

@@ -36,7 +36,9 @@ pub fn results(run: &Run<'_>, link: impl Fn(&str) -> Link) -> Vec<Shown> {
         all.extend(shown.by_ref().take(INSTANCES));
         let more = shown.count();
         if let Some(last) = all.last_mut().filter(|_| more > 0) {
-            last.remark = format!("{} more of this sweep are not on the page.", number(more as u64));
+            let said = std::mem::take(&mut last.remark);
+            let more = format!("{} more of this sweep are not on the page.", number(more as u64));
+            last.remark = [said, more].join(" ").trim().to_string();
         }
     }
     for (i, shown) in all.iter_mut().enumerate() {
@@ -62,16 +64,23 @@ fn one(run: &Run<'_>, node: usize, artifact: &Artifact, link: &impl Fn(&str) -> 
         Err(error) => shown.printed = failed(error),
     }
     match pictures(artifact, &shown.title) {
-        Ok(pictures) => shown.pictures = pictures,
+        Ok((pictures, too_large)) => {
+            shown.pictures = pictures;
+            if !too_large.is_empty() {
+                let (named, most) = (clean(&too_large.join(", ")), crate::size::show(PICTURE));
+                shown.remark = format!("Not on the page, as larger than {most}: {named}.");
+            }
+        }
         Err(error) => shown.printed = failed(error),
     }
-    if shown.tables.is_empty() && shown.pictures.is_empty() && shown.printed.is_none() {
+    let is_empty = |shown: &Shown| shown.tables.is_empty() && shown.pictures.is_empty() && shown.printed.is_none();
+    if is_empty(&shown) {
         shown.printed = match artifact.presented() {
             Ok(text) => text.map(|t| cut(&t)),
             Err(error) => failed(error),
         };
     }
-    (!shown.tables.is_empty() || !shown.pictures.is_empty() || shown.printed.is_some()).then_some(shown)
+    (!is_empty(&shown) || !shown.remark.is_empty()).then_some(shown)
 }
 
 /// The tables as they were shown; of a `table` of an earlier version its rows.
@@ -87,24 +96,26 @@ fn tables(artifact: &Artifact) -> Result<Vec<Grid>, RunError> {
     Ok(vec![Grid::of(&batch, &columns.collect::<Vec<_>>())])
 }
 
-/// The node's pictures: the SVG of each, or the PNG where there is no SVG.
-fn pictures(artifact: &Artifact, alt: &str) -> Result<Vec<Picture>, RunError> {
+/// The node's pictures (the SVG of each, or the PNG where there is no SVG), and the files of those that are too large.
+fn pictures(artifact: &Artifact, alt: &str) -> Result<(Vec<Picture>, Vec<String>), RunError> {
     let files: Vec<(&str, std::path::PathBuf)> = artifact.files().collect();
     let stem = |name: &str| name.rsplit_once('.').map(|(stem, _)| stem.to_string());
     let has_svg = |name: &str| files.iter().any(|(f, _)| f.ends_with(".svg") && stem(f) == stem(name));
-    let mut pictures = Vec::new();
+    let (mut pictures, mut too_large) = (Vec::new(), Vec::new());
     for ((name, path), entry) in files.iter().zip(&artifact.manifest.files) {
         let kind = match name.rsplit_once('.').map(|(_, ending)| ending) {
             Some("svg") => "image/svg+xml",
             Some("png") if !has_svg(name) => "image/png",
             _ => continue,
         };
-        if entry.bytes <= PICTURE {
-            let bytes = std::fs::read(path).map_err(|e| io_error("read", path, &e))?;
-            pictures.push(picture(kind, &bytes, alt));
+        if entry.bytes > PICTURE {
+            too_large.push(name.to_string());
+            continue;
         }
+        let bytes = std::fs::read(path).map_err(|e| io_error("read", path, &e))?;
+        pictures.push(picture(kind, &bytes, alt));
     }
-    Ok(pictures)
+    Ok((pictures, too_large))
 }
 
 /// As an image of its own, a drawing can neither run a script nor lend its styles to the page.

@@ -322,6 +322,17 @@ fn tables_and_charts_are_shown_as_they_were() {
 }
 
 #[test]
+fn a_picture_that_is_too_large_is_named() {
+    let mut place = Place::new();
+    place.node(NodeName::plain("chart"), "plot", &[], ("out", rows(0, "x", |_| String::new())), |w| {
+        std::fs::write(w.file("large.svg").unwrap(), vec![b' '; (2 << 20) + 1]).unwrap();
+    });
+    let page = place.page();
+    assert_eq!(page.results[0].remark, "Not on the page, as larger than 2 MiB: large.svg.");
+    assert!(place.html().contains("large.svg."));
+}
+
+#[test]
 fn every_log_by_step_is_drawn() {
     let mut place = Place::new();
     for style in ["a", "b"] {

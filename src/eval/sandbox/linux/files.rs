@@ -2,8 +2,8 @@
 
 use super::super::{Confinement, Python, Unavailable};
 use landlock::{
-    ABI, Access, AccessFs, AccessNet, BitFlags, CompatLevel, Compatible, PathBeneath, PathFd, Ruleset, RulesetAttr,
-    RulesetCreated, RulesetCreatedAttr, RulesetError, Scope,
+    ABI, Access, AccessFs, AccessNet, BitFlags, CompatLevel, Compatible, CreateRulesetError, PathBeneath, PathFd,
+    Ruleset, RulesetAttr, RulesetCreated, RulesetCreatedAttr, RulesetError, Scope,
 };
 use std::os::fd::OwnedFd;
 use std::path::Path;
@@ -15,12 +15,25 @@ const DEVICES: [&str; 4] = ["/dev/null", "/dev/zero", "/dev/random", "/dev/urand
 pub fn ruleset(python: &Python, folder: &Path, confinement: Confinement) -> Result<Option<OwnedFd>, Unavailable> {
     match rules(python, folder) {
         Ok(created) => Ok(created.into()),
-        Err(_) if confinement == Confinement::Limits => Ok(None),
-        Err(error) => Err(Unavailable::new(
+        Err(error) if is_missing(&error) && confinement == Confinement::Limits => Ok(None),
+        Err(error) if is_missing(&error) => Err(Unavailable::new(
             "sandbox-unavailable",
             format!("generated programs cannot be kept from files: Landlock is not there ({error})"),
         )
         .help(super::LESS)),
+        Err(error) => Err(Unavailable::failed("make the rules that keep a program from files", error)),
+    }
+}
+
+/// Whether the kernel has no Landlock, or not as much of it as is needed; other failures (too many open files) say nothing of
+/// that, and nothing less is done because of them.
+fn is_missing(error: &RulesetError) -> bool {
+    match error {
+        RulesetError::HandleAccesses(_) => true,
+        RulesetError::CreateRuleset(CreateRulesetError::CreateRulesetCall { source, .. }) => {
+            matches!(source.raw_os_error(), Some(libc::ENOSYS | libc::EOPNOTSUPP | libc::EPERM))
+        }
+        _ => false,
     }
 }
 

@@ -212,8 +212,8 @@ impl<'a> Child<'a> {
     /// What a program printed or raised, without what differs from run to run.
     fn presentable(&self, bytes: &[u8]) -> String {
         let text = String::from_utf8_lossy(bytes).into_owned();
-        let text = text.replace(&*self.folder.to_string_lossy(), "<folder>");
-        without_addresses(&text)
+        let folder = self.folder.to_string_lossy();
+        without_addresses(&without_half(&text.replace(&*folder, "<folder>"), &folder))
     }
 }
 
@@ -223,6 +223,18 @@ impl Drop for Child<'_> {
             // There is nobody left to tell.
             let _ = self.end(true);
         }
+    }
+}
+
+/// A text that was cut may end within the folder's name, whose last letters are random.
+fn without_half(text: &str, folder: &str) -> String {
+    /// As `tempfile` has it.
+    const RANDOM: usize = 6;
+    let known = folder.len().saturating_sub(RANDOM);
+    let halves = (known + 1..folder.len()).rev().filter_map(|end| folder.get(..end));
+    match halves.filter_map(|half| text.strip_suffix(half)).next() {
+        Some(before) => format!("{before}<folder>"),
+        None => text.to_string(),
     }
 }
 
@@ -368,4 +380,24 @@ impl Heard {
 fn nonblocking(fd: RawFd) {
     // SAFETY: changes a flag of a descriptor of ours.
     unsafe { libc::fcntl(fd, libc::F_SETFL, libc::fcntl(fd, libc::F_GETFL) | libc::O_NONBLOCK) };
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn half_a_folder_is_no_folder() {
+        let folder = "/tmp/idiolect-sandbox-aBc123";
+        for (text, shown) in [
+            ("no file /tmp/idiolect-sandbox-aBc12", "no file <folder>"),
+            ("no file /tmp/idiolect-sandbox-a", "no file <folder>"),
+            // As far as that it is the same in every run.
+            ("no file /tmp/idiolect-sandbox-", "no file /tmp/idiolect-sandbox-"),
+            ("/tmp/", "/tmp/"),
+            ("", ""),
+        ] {
+            assert_eq!(without_half(text, folder), shown);
+        }
+    }
 }
