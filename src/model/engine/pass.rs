@@ -13,8 +13,9 @@ use rayon::prelude::*;
 use std::collections::HashMap;
 use std::sync::Arc;
 
-/// Rows of logits that are held at once.
+/// Rows of logits that are held at once: on a GPU as many as its products have, whatever they are filled up with.
 const LOGIT_ROWS: usize = 64;
+const LOGIT_ROWS_ON_A_GPU: usize = 256;
 /// A prompt's part is not smaller than this, unless it is the last.
 const SMALLEST_PART: usize = 32;
 
@@ -264,11 +265,12 @@ impl Layout {
         };
         let places: Vec<Option<usize>> = self.writings.iter().map(place).collect();
         let mut written: Vec<(Writing, Step)> = self.writings.drain(..).map(|(.., w)| (w, Step::Waits)).collect();
-        for (chunk, rows) in rows.chunks(LOGIT_ROWS).enumerate() {
+        let most = if model.on_cpu() { LOGIT_ROWS } else { LOGIT_ROWS_ON_A_GPU };
+        for (chunk, rows) in rows.chunks(most).enumerate() {
             let logits = model.decoder().logits(hidden, rows)?;
             let vocabulary = logits.dim(1)?;
             with_values(&logits, |logits| {
-                let own = |place: &Option<usize>| place.and_then(|p| p.checked_sub(chunk * LOGIT_ROWS));
+                let own = |place: &Option<usize>| place.and_then(|p| p.checked_sub(chunk * most));
                 written.par_iter_mut().zip(&places).for_each(|((writing, step), place)| {
                     if let Some(place) = own(place).filter(|p| *p < rows.len()) {
                         *step = writing.step(&logits[place * vocabulary..][..vocabulary], &model.text);

@@ -14,7 +14,7 @@ use super::{Angles, AttentionShape, FrozenLinear, Kernels, LayerCache, Matrix, P
 use crate::model::files::Precision;
 use candle_core::quantized::QMatMul;
 use candle_core::{D, DType, Device, Module, Result, Tensor};
-use fixed::{Blocks, ROWS};
+use fixed::Blocks;
 use gpu::Gpu;
 use std::ops::Range;
 use std::sync::Arc;
@@ -92,10 +92,21 @@ impl Linear {
     /// Of how many labels logits are held at once.
     fn label_rows(&self) -> usize {
         match &self.blocks {
-            Some(_) => ROWS,
+            Some(blocks) => blocks.largest(),
             None => (LOGIT_BYTES / (4 * self.outputs)).max(1),
         }
     }
+}
+
+/// Each position's angles.
+fn angles_of(frequencies: &[f32], positions: impl Iterator<Item = u32> + Clone, device: &Device) -> Result<Angles> {
+    let angles = positions.flat_map(|p| frequencies.iter().map(move |f| p as f32 * f));
+    let table = |f: fn(f32) -> f32| {
+        let values: Vec<f32> = angles.clone().map(f).collect();
+        let rows = values.len() / frequencies.len().max(1);
+        Tensor::from_vec(values, (rows, frequencies.len()), device)
+    };
+    Ok(Angles::Tensors { cos: table(f32::cos)?, sin: table(f32::sin)? })
 }
 
 /// The numbers of several tensors, read at the end: a GPU is not waited for between chunks.
@@ -133,7 +144,8 @@ impl FrozenLinear for Linear {
         let mut nll = Vec::with_capacity(labels.len().div_ceil(rows));
         for (nth, chunk) in labels.chunks(rows).enumerate() {
             let logits = self.forward(&hidden.narrow(0, nth * rows, chunk.len())?)?;
-            nll.push(nll_of_logits(&logits.to_dtype(DType::F32)?, chunk)?);
+            let labels = Tensor::new(chunk, logits.device())?.unsqueeze(1)?;
+            nll.push(nll_of_logits(&logits.to_dtype(DType::F32)?, &labels)?);
         }
         read(nll)
     }
@@ -218,11 +230,10 @@ impl Kernels for Portable {
     }
 
     fn angles(&self, frequencies: &[f32], positions: &[u32]) -> Result<Angles> {
-        let angles = || positions.iter().flat_map(|p| frequencies.iter().map(move |f| *p as f32 * f));
-        let table = |f: fn(f32) -> f32| {
-            Tensor::from_vec(angles().map(f).collect(), (positions.len(), frequencies.len()), &self.device)
-        };
-        Ok(Angles::Tensors { cos: table(f32::cos)?, sin: table(f32::sin)? })
+        if let Some(gpu) = &self.gpu {
+            return gpu.angles(frequencies, positions, &self.device);
+        }
+        angles_of(frequencies, positions.iter().copied(), &self.device)
     }
 
     fn cache(&self, layer: usize, shape: &AttentionShape) -> LayerCache {
@@ -372,13 +383,18 @@ fn causal_mask(queries: Range<usize>, keys: Range<usize>, window: Option<usize>,
     tiles::mask(&Tensor::from_vec(line(keys), (1, columns), device)?, &queries, window)
 }
 
-/// `log(sum(exp(logits))) - logits[label]` for each row.
-fn nll_of_logits(logits: &Tensor, labels: &[u32]) -> Result<Tensor> {
-    let labels = Tensor::new(labels, logits.device())?.unsqueeze(1)?;
+/// `log(sum(exp(logits))) - logits[label]` for each row, `labels` being `[rows, 1]`.
+fn nll_of_logits(logits: &Tensor, labels: &Tensor) -> Result<Tensor> {
+    Ok(nll_and_softmax(logits, labels)?.0)
+}
+
+/// The same; and the softmax as what it is a quotient of.
+fn nll_and_softmax(logits: &Tensor, labels: &Tensor) -> Result<(Tensor, [Tensor; 2])> {
     let max = logits.max_keepdim(D::Minus1)?;
-    let sum = logits.broadcast_sub(&max)?.exp()?.sum_keepdim(D::Minus1)?;
-    let label = logits.gather(&labels, D::Minus1)?;
-    (sum.log()? - (label - max)?)?.squeeze(D::Minus1)
+    let weights = logits.broadcast_sub(&max)?.exp()?;
+    let sum = weights.sum_keepdim(D::Minus1)?;
+    let label = logits.gather(labels, D::Minus1)?;
+    Ok(((sum.log()? - (label - max)?)?.squeeze(D::Minus1)?, [weights, sum]))
 }
 
 #[cfg(test)]

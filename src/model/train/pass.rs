@@ -476,3 +476,26 @@ impl<'a> Pass<'a> {
         Turned { norms: norms.map(|(q, k)| (&q.weight, &k.weight)), eps, angles: &self.angles }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A GPU starts no work on nothing.
+    #[test]
+    fn every_pass_has_tokens_and_every_label_a_pass() {
+        let row =
+            |end: usize| Example { tokens: vec![1; 9], labels: (end > 0).then_some(1..end).into_iter().collect() };
+        let rows: Vec<Example> = [0, 4, 0, 0, 9, 2, 0].map(row).to_vec();
+        let batch: Vec<&Example> = rows.iter().collect();
+        for (tokens, most) in [(1, 1), (3, 9), (1024, 1), (1024, usize::MAX)] {
+            let options = PassOptions { tokens, rows: most, ..PassOptions::default() };
+            let passes = passes(&batch, &options);
+            assert!(passes.iter().all(|pass| batch[pass.clone()].iter().any(|row| row.read() > 0)), "{passes:?}");
+            let labelled = |i: &usize| !rows[*i].labels.is_empty();
+            let found: Vec<usize> = passes.into_iter().flatten().filter(labelled).collect();
+            assert_eq!(found, [1, 4, 5]);
+        }
+        assert!(passes(&[&rows[0]], &PassOptions::default()).is_empty());
+    }
+}

@@ -1,7 +1,9 @@
 //! Gradients out of the tensor library's operations.
 
 use super::groups::{self, Group};
-use super::{Linear, Portable, QUERY_BLOCK, Weight, causal_mask, read, rotary, side_by_side, unpacked};
+use super::{
+    Linear, Portable, QUERY_BLOCK, Weight, causal_mask, nll_and_softmax, read, rotary, side_by_side, unpacked,
+};
 use crate::model::cpu::LowRankGradient;
 use crate::model::kernels::{Angles, AttentionShape, Backward, Dropout, Kernels, LowRankUpdate, Packing, Turned};
 use candle_core::{D, DType, Device, Result, Tensor};
@@ -23,10 +25,11 @@ impl Linear {
         for (nth, chunk) in labels.chunks(rows).enumerate() {
             let hidden = hidden.narrow(0, nth * rows, chunk.len())?;
             let logits = self.forward(&hidden)?.to_dtype(DType::F32)?;
-            nll.push(super::nll_of_logits(&logits, chunk)?);
             let places = Tensor::new(chunk, logits.device())?.unsqueeze(1)?;
-            let minus_one = (places.ones_like()?.to_dtype(DType::F32)? * -1.0)?;
-            let d = candle_nn::ops::softmax_last_dim(&logits)?.scatter_add(&places, &minus_one, 1)?;
+            let (own, [weights, sum]) = nll_and_softmax(&logits, &places)?;
+            nll.push(own);
+            let minus_one = Tensor::full(-1f32, places.shape(), logits.device())?;
+            let d = weights.broadcast_div(&sum)?.scatter_add(&places, &minus_one, 1)?;
             gradients.push(self.input_gradient(&(d * f64::from(weight))?.to_dtype(hidden.dtype())?)?);
         }
         if gradients.is_empty() {

@@ -1,11 +1,13 @@
 //! Matrix products in few fixed shapes, for devices whose library chooses its algorithm by the shape.
 //!
 //! A GPU's product of `n` rows may sum in another order for another `n`, and then a row's bits depend on what else is in
-//! its pass. Here every product has one of a few numbers of rows, filled up with zeros. That the results of such a product
+//! its pass. Here every product has one of a few numbers of rows, filled up with rows that are not read. That the results of such a product
 //! depend neither on a row's place nor on which of these numbers it is, no library promises; so it is tried when a model
 //! is loaded, for each of its shapes, on the device itself. Where the trial fails, sequences are computed one by one.
 
+use super::gpu::lock;
 use candle_core::{DType, Device, Result, Tensor};
+use std::sync::{Arc, Mutex};
 
 /// Rows of a product that is filled up.
 pub(super) const ROWS: usize = 256;
@@ -17,18 +19,30 @@ const OUTPUT_BYTES: usize = 256 << 20;
 const MOVES: [usize; 4] = [1, 16, 37, 128];
 
 /// The numbers of rows in which a layer's products are taken.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub(super) struct Blocks {
     /// Largest first, [`ROWS`] last: all give the same bits.
     sizes: Vec<usize>,
     /// Whether a row's bits were seen not to depend on its place.
     pub invariant: bool,
+    /// `[ROWS, inputs]`, where fewer rows are put for a product; what stands behind them does not matter. Made on first
+    /// use, and used by one product at a time.
+    filled: Arc<Mutex<Option<Tensor>>>,
 }
 
 impl Blocks {
     /// Filled up to [`ROWS`], without a trial.
     pub fn untried() -> Self {
-        Self { sizes: vec![ROWS], invariant: false }
+        Self::new(vec![ROWS], false)
+    }
+
+    fn new(sizes: Vec<usize>, invariant: bool) -> Self {
+        Self { sizes, invariant, filled: Arc::default() }
+    }
+
+    /// The most rows of a product.
+    pub fn largest(&self) -> usize {
+        self.sizes[0]
     }
 
     /// Tries a product `[rows, input]` to `[rows, output]` on its device.
@@ -55,7 +69,7 @@ impl Blocks {
             }
         }
         sizes.push(ROWS);
-        Ok(Self { sizes, invariant })
+        Ok(Self::new(sizes, invariant))
     }
 
     /// The product of any number of rows, in blocks.
@@ -70,7 +84,7 @@ impl Blocks {
             let part = x.narrow(0, done, taken)?;
             parts.push(match taken == size {
                 true => product(&part)?,
-                false => product(&part.pad_with_zeros(0, 0, size - taken)?)?.narrow(0, 0, taken)?,
+                false => self.filled_up(&part, &product)?,
             });
             done += taken;
         }
@@ -79,6 +93,18 @@ impl Blocks {
             [] => product(x),
             several => Tensor::cat(several, 0),
         }
+    }
+
+    /// The product of less than [`ROWS`] rows.
+    fn filled_up(&self, x: &Tensor, product: impl Fn(&Tensor) -> Result<Tensor>) -> Result<Tensor> {
+        let (rows, inputs) = x.dims2()?;
+        let mut filled = lock(&self.filled);
+        let filled = match &mut *filled {
+            Some(filled) => filled,
+            none => none.insert(Tensor::zeros((ROWS, inputs), x.dtype(), x.device())?),
+        };
+        filled.slice_set(&x.contiguous()?, 0, 0)?;
+        product(filled)?.narrow(0, 0, rows)
     }
 }
 
@@ -125,7 +151,7 @@ mod tests {
     #[test]
     fn a_product_in_blocks_is_the_product_for_every_number_of_rows() {
         let weight = weight();
-        let blocks = Blocks { sizes: vec![1024, ROWS], invariant: true };
+        let blocks = Blocks::new(vec![1024, ROWS], true);
         for rows in [0, 1, 255, 256, 257, 1023, 1024, 1500, 2600] {
             let x = noise(rows * SHAPE.0, &Device::Cpu).unwrap().reshape((rows, SHAPE.0)).unwrap();
             let taken = std::cell::RefCell::new(Vec::new());
@@ -149,7 +175,8 @@ mod tests {
             let ramp = Tensor::arange(0f32, rows as f32, &Device::Cpu)?.reshape((rows, 1))?;
             x.matmul(&weight)?.broadcast_add(&(ramp * 1e-6)?)
         };
-        assert_eq!(of(place), Blocks { sizes: vec![ROWS], invariant: false });
+        let blocks = of(place);
+        assert!(blocks.sizes == [ROWS] && !blocks.invariant, "{blocks:?}");
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! How the portable kernels work on a GPU, where a launch costs more than most of what it starts: all sequences of a pass
 //! at once, in products of fixed shapes, whose indices and masks are made once for all layers.
 
-use super::super::{AttentionShape, LayerCache, Packing};
+use super::super::{Angles, AttentionShape, LayerCache, Packing};
 use super::fixed::{Blocks, noise, same};
 #[cfg(test)]
 use super::kept::Rows;
@@ -26,6 +26,15 @@ pub(super) struct Gpu {
     attention: Mutex<HashMap<(usize, usize, usize), bool>>,
     plans: Mutex<VecDeque<(Pass, Arc<Plan>)>>,
     store: Mutex<Store>,
+    turns: Mutex<Option<Turns>>,
+}
+
+/// The angles of all positions below a number, `[positions, head_dim / 2]`, and the frequencies they are of.
+#[derive(Debug)]
+struct Turns {
+    frequencies: Vec<f32>,
+    cos: Tensor,
+    sin: Tensor,
 }
 
 /// What a plan was made for.
@@ -80,6 +89,23 @@ impl Gpu {
         let invariant = trial(&AttentionShape { window: None, ..*shape }, dtype, device)?;
         lock(&self.attention).insert(key, invariant);
         Ok(())
+    }
+
+    /// Each position's angles, as the processor computed them once for all passes.
+    pub fn angles(&self, frequencies: &[f32], positions: &[u32], device: &Device) -> Result<Angles> {
+        let needed = positions.iter().map(|p| *p as usize + 1).max().unwrap_or(0);
+        let mut turns = lock(&self.turns);
+        let known = |turns: &Turns| turns.frequencies == frequencies && turns.cos.dims()[0] >= needed;
+        if !turns.as_ref().is_some_and(known) {
+            let all = 0..u32::try_from(needed.next_power_of_two()).unwrap_or(u32::MAX);
+            let Angles::Tensors { cos, sin } = super::angles_of(frequencies, all, device)? else {
+                candle_core::bail!("angles of other kernels")
+            };
+            *turns = Some(Turns { frequencies: frequencies.to_vec(), cos, sin });
+        }
+        let Some(Turns { cos, sin, .. }) = &*turns else { candle_core::bail!("no angles") };
+        let positions = Tensor::new(positions, device)?;
+        Ok(Angles::Tensors { cos: cos.index_select(&positions, 0)?, sin: sin.index_select(&positions, 0)? })
     }
 
     /// Attention of a pass. `q` is `[tokens, heads, head_dim]`, turned already, `k` and `v` are `[tokens,
