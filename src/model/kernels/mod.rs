@@ -244,7 +244,7 @@ pub trait Kernels: Backward + Debug + Send + Sync {
     fn cache(&self, layer: usize, shape: &AttentionShape) -> LayerCache;
 
     /// Causal attention. `qkv` `[tokens, (heads + 2 key_value_heads) * head_dim]` holds each token's queries, keys and
-    /// values; queries and keys are normed and turned by their angles first. A token sees its run's tokens
+    /// values, in memory of its own, which is changed; queries and keys are normed and turned by their angles first. A token sees its run's tokens
     /// up to itself, those of the runs before it, and what `kept` holds. The result is `[tokens, heads * head_dim]`.
     ///
     /// `kept` is empty, or has one entry per run: where there is one, it holds the run's sequence up to the run

@@ -3,6 +3,7 @@
 mod backward;
 mod quantized;
 
+use self::backward::change;
 use super::{Angles, AttentionShape, FrozenLinear, Kernels, LayerCache, Matrix, Packing, Part, Turned};
 use crate::model::cpu::{
     self, CacheFormat, Format, Heads, Isa, KvCache, PackedLinear, Queries, Rotary, RotaryLayout, Rows,
@@ -189,25 +190,27 @@ impl Kernels for Native {
         packing: &Packing,
         kept: &mut [Option<&mut LayerCache>],
     ) -> Result<Tensor> {
-        let (width, stride) = (shape.heads * shape.head_dim, shape.qkv_width());
-        let mut qkv = with(&qkv, copied)?;
-        self.turn(&mut qkv, turned, shape)?;
-        let caches = self.append(&qkv, shape, packing, kept)?;
-        let queries = |(cache, run): (_, &super::Run)| Queries { cache, rows: run.rows.clone(), first: run.start };
-        let sequences: Vec<Queries<'_>> = caches.iter().zip(packing.runs()).map(queries).collect();
-        let queries = Rows { values: &qkv, stride };
-        // SAFETY: the runs name all rows of the output.
-        let out = unsafe {
-            written(packing.tokens() * width, |out| {
+        let width = shape.heads * shape.head_dim;
+        let mut out = Vec::new();
+        change(qkv, |qkv| {
+            self.turn(qkv, turned, shape)?;
+            let caches = self.append(qkv, shape, packing, kept)?;
+            let queries = |(cache, run): (_, &super::Run)| Queries { cache, rows: run.rows.clone(), first: run.start };
+            let sequences: Vec<Queries<'_>> = caches.iter().zip(packing.runs()).map(queries).collect();
+            let queries = Rows { values: qkv, stride: shape.qkv_width() };
+            let attend = |out: &mut [f32]| {
                 shape.attention().forward(self.isa, queries, &sequences, out);
                 Ok(())
-            })
-        }?;
-        for (kept, cache) in kept.iter_mut().zip(caches) {
-            if let Some(kept) = kept {
-                **kept = LayerCache::Native(cache);
+            };
+            // SAFETY: the runs name all rows of the output.
+            out = unsafe { written(packing.tokens() * width, attend) }?;
+            for (kept, cache) in kept.iter_mut().zip(caches) {
+                if let Some(kept) = kept {
+                    **kept = LayerCache::Native(cache);
+                }
             }
-        }
+            Ok(())
+        })?;
         tensor(out, (packing.tokens(), width))
     }
 

@@ -328,7 +328,7 @@ impl<'a> Pass<'a> {
         }
         drop(y);
         let shape = &layer.self_attn.shape;
-        let attended = kernels.attention(qkv.clone(), self.turned(layer), shape, &self.packing, &mut [])?;
+        let attended = kernels.attention(qkv.copy()?, self.turned(layer), shape, &self.packing, &mut [])?;
         let delta = layer.self_attn.o_proj.forward(&attended)?;
         let delta = self.update(index, Target::Output, &attended, delta, 0)?;
         let (middle, y) = layer.post_attention_layernorm.add_forward(x, &delta, kernels)?;

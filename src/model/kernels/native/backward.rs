@@ -186,8 +186,8 @@ impl LowRankUpdate for Update {
     }
 }
 
-/// Changes a tensor's values in place.
-fn change(x: Tensor, f: impl FnOnce(&mut [f32]) -> Result<()>) -> Result<Tensor> {
+/// Changes a tensor's values in place, which no other tensor shares.
+pub(super) fn change(x: Tensor, f: impl FnOnce(&mut [f32]) -> Result<()>) -> Result<Tensor> {
     struct Change<F>(RefCell<Option<F>>);
     impl<F: FnOnce(&mut [f32]) -> Result<()>> InplaceOp1 for Change<F> {
         fn name(&self) -> &'static str {
