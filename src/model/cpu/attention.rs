@@ -179,6 +179,9 @@ impl Kernel for Attend<'_> {
         self.score(s);
         let panels = self.task.panels();
         let stride = self.task.stride();
+        if let Some(first) = self.task.sequence.cache.segments(panels.clone()).next() {
+            first.ask_for_values(self.task.kv_head, false);
+        }
         for row in 0..self.task.rows() {
             let (seen, first) = (self.task.seen(row), panels.start * 16);
             let scores = &mut self.scores[row * stride..][..stride];
@@ -208,6 +211,7 @@ impl Attend<'_> {
         let stride = task.stride();
         for segment in task.sequence.cache.segments(panels.clone()) {
             let held = segment.panels.clone();
+            segment.ask_for_next_keys(task.kv_head);
             let sees = |row: &usize| task.seen(*row).end > held.start * 16 && task.seen(*row).start < held.end * 16;
             let Some(first) = (0..task.rows()).find(sees) else { continue };
             let count = (first..task.rows()).take_while(sees).count();
@@ -230,6 +234,7 @@ impl Attend<'_> {
         self.output.fill(0.0);
         for segment in task.sequence.cache.segments(panels) {
             let held = segment.panels.start * 16..segment.panels.end * 16;
+            segment.ask_for_values(task.kv_head, true);
             let part = |row: usize| {
                 let seen = task.seen(row);
                 held.start.max(seen.start)..held.end.min(seen.end)

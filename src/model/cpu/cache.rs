@@ -170,7 +170,8 @@ impl KvCache {
         pages.map(move |page| {
             let held = page * PANELS..(page + 1) * PANELS;
             let panels = held.start.max(panels.start)..held.end.min(panels.end);
-            Segment { page: &self.pages[page], first: held.start, panels, shape: self.shape }
+            let next = self.pages.get(page + 1).map(|page| &**page);
+            Segment { page: &self.pages[page], next, first: held.start, panels, shape: self.shape }
         })
     }
 }
@@ -228,6 +229,7 @@ impl Page {
 pub(crate) struct Segment<'a> {
     shape: Shape,
     page: &'a Page,
+    next: Option<&'a Page>,
     /// The page's first panel.
     first: usize,
     /// In absolute numbers.
@@ -245,7 +247,7 @@ impl<'a> Segment<'a> {
     /// The keys of a head: panels of positions, from the segment's first on, over the dimensions.
     pub(crate) fn keys(&self, head: usize) -> Held<'a> {
         let (per_panel, count) = (self.shape.key_lines(), self.panels.len());
-        let from = (head * (PAGE / 16) + self.panels.start - self.first) * per_panel;
+        let from = self.keys_of(head).0 + (self.panels.start - self.first) * per_panel;
         match self.page {
             Page::F32(lines) => {
                 let keys = panels::flat(&lines.keys[from..]);
@@ -273,4 +275,46 @@ impl<'a> Segment<'a> {
             }
         }
     }
+
+    /// Asks for the keys of a head in the next page, so that they are near when they are read: pages lie anywhere in
+    /// memory, and those of many texts are more than the caches hold.
+    #[inline(always)]
+    pub(crate) fn ask_for_next_keys(&self, head: usize) {
+        let (from, count) = self.keys_of(head);
+        match self.next {
+            Some(Page::F32(lines)) => ask_for(&lines.keys[from..from + count]),
+            Some(Page::Bf16(lines)) => ask_for(&lines.keys[from..from + count]),
+            None => {}
+        }
+    }
+
+    /// As [`Segment::ask_for_next_keys`], of values, in this page or in the next one.
+    #[inline(always)]
+    pub(crate) fn ask_for_values(&self, head: usize, next: bool) {
+        let count = self.shape.columns() * self.shape.value_lines();
+        match if next { self.next } else { Some(self.page) } {
+            Some(Page::F32(lines)) => ask_for(&lines.values[head * count..][..count]),
+            Some(Page::Bf16(lines)) => ask_for(&lines.values[head * count..][..count]),
+            None => {}
+        }
+    }
+
+    /// The first line of a head's keys in a page, and their number.
+    fn keys_of(&self, head: usize) -> (usize, usize) {
+        let count = PAGE / 16 * self.shape.key_lines();
+        (head * count, count)
+    }
+}
+
+/// Has lines brought into the first-level cache.
+#[inline(always)]
+fn ask_for<T>(lines: &[Line<T>]) {
+    #[cfg(target_arch = "x86_64")]
+    for line in lines {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        // SAFETY: a prefetch reads nothing, and every x86-64 processor has it.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(std::ptr::from_ref(line).cast()) };
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = lines;
 }

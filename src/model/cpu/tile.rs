@@ -11,18 +11,17 @@ use super::Rows;
 use super::simd::Simd;
 use std::ops::Range;
 
-/// Where the 16 columns of one panel stand for a pair of successive k.
+/// Where the 16 columns of one panel stand for a k, named by its pair of successive k and its place there: only as many
+/// weights are in registers as are multiplied next.
 pub(crate) trait Weights: Copy + Send + Sync {
-    /// The weights of panel `panel` at `2 * pair` and `2 * pair + 1`; where that is beyond the last k, any value.
+    /// Rows of a tile at most: what is more does not fit into the registers beside the weights.
+    const TALLEST: usize;
+
+    /// The weights of panel `panel` at `k = 2 * pair + half`.
     ///
     /// # Safety
-    /// `panel` and `2 * pair` are within the bounds that the value was made for.
-    unsafe fn pair<S: Simd>(self, s: S, panel: usize, pair: usize) -> [S::V; 2];
-    /// The weights at `k` alone, of which it is known that it is the last and even.
-    ///
-    /// # Safety
-    /// `panel` and `k` are within the bounds that the value was made for.
-    unsafe fn last<S: Simd>(self, s: S, panel: usize, k: usize) -> S::V;
+    /// `panel` and `k` are within the bounds that the value was made for; `half` is 0 or 1.
+    unsafe fn at<S: Simd>(self, s: S, panel: usize, pair: usize, half: usize) -> S::V;
 }
 
 /// f32 weights: lane l of panel p at k is `base[p * panel_stride + k * row_stride + l]`.
@@ -51,18 +50,12 @@ impl<'a> F32Weights<'a> {
 }
 
 impl Weights for F32Weights<'_> {
+    const TALLEST: usize = 6;
+
     #[inline(always)]
-    unsafe fn pair<S: Simd>(self, s: S, panel: usize, pair: usize) -> [S::V; 2] {
-        // SAFETY: the caller keeps to the bounds checked in `new`; the tile asks for a pair only if both exist.
-        unsafe {
-            let at = self.base.add(panel * self.panel_stride + 2 * pair * self.row_stride);
-            [s.load(&*at.cast()), s.load(&*at.add(self.row_stride).cast())]
-        }
-    }
-    #[inline(always)]
-    unsafe fn last<S: Simd>(self, s: S, panel: usize, k: usize) -> S::V {
-        // SAFETY: as above.
-        unsafe { s.load(&*self.base.add(panel * self.panel_stride + k * self.row_stride).cast()) }
+    unsafe fn at<S: Simd>(self, s: S, panel: usize, pair: usize, half: usize) -> S::V {
+        // SAFETY: the caller keeps to the bounds checked in `new`.
+        unsafe { s.load(&*self.base.add(panel * self.panel_stride + (2 * pair + half) * self.row_stride).cast()) }
     }
 }
 
@@ -81,15 +74,13 @@ impl<'a> PairWeights<'a> {
 }
 
 impl Weights for PairWeights<'_> {
+    // Both halves of a pair stay in registers.
+    const TALLEST: usize = 5;
+
     #[inline(always)]
-    unsafe fn pair<S: Simd>(self, s: S, panel: usize, pair: usize) -> [S::V; 2] {
+    unsafe fn at<S: Simd>(self, s: S, panel: usize, pair: usize, half: usize) -> S::V {
         // SAFETY: the caller keeps to the bounds.
-        s.widen_pairs(unsafe { self.lines.get_unchecked(panel * self.pairs + pair) })
-    }
-    #[inline(always)]
-    unsafe fn last<S: Simd>(self, s: S, panel: usize, k: usize) -> S::V {
-        // SAFETY: as above.
-        unsafe { self.pair(s, panel, k / 2)[0] }
+        s.widen_half(unsafe { self.lines.get_unchecked(panel * self.pairs + pair) }, half)
     }
 }
 
@@ -120,16 +111,13 @@ impl<'a> StridedPairs<'a> {
 }
 
 impl Weights for StridedPairs<'_> {
+    const TALLEST: usize = PairWeights::TALLEST;
+
     #[inline(always)]
-    unsafe fn pair<S: Simd>(self, s: S, panel: usize, pair: usize) -> [S::V; 2] {
+    unsafe fn at<S: Simd>(self, s: S, panel: usize, pair: usize, half: usize) -> S::V {
         let at = panel * self.panel_stride + pair * self.pair_stride;
         // SAFETY: the caller keeps to the bounds checked in `new`.
-        s.widen_pairs(unsafe { self.lines.get_unchecked(at) })
-    }
-    #[inline(always)]
-    unsafe fn last<S: Simd>(self, s: S, panel: usize, k: usize) -> S::V {
-        // SAFETY: as above.
-        unsafe { self.pair(s, panel, k / 2)[0] }
+        s.widen_half(unsafe { self.lines.get_unchecked(at) }, half)
     }
 }
 
@@ -138,14 +126,12 @@ impl Weights for StridedPairs<'_> {
 pub(crate) struct SecondOfPair<'a>(pub StridedPairs<'a>);
 
 impl Weights for SecondOfPair<'_> {
+    const TALLEST: usize = PairWeights::TALLEST;
+
     #[inline(always)]
-    unsafe fn pair<S: Simd>(self, _: S, _: usize, _: usize) -> [S::V; 2] {
-        unreachable!("one weight is no pair")
-    }
-    #[inline(always)]
-    unsafe fn last<S: Simd>(self, s: S, panel: usize, _: usize) -> S::V {
+    unsafe fn at<S: Simd>(self, s: S, panel: usize, _: usize, _: usize) -> S::V {
         // SAFETY: the caller keeps to the bounds of the pairs.
-        unsafe { self.0.pair(s, panel, 0)[1] }
+        unsafe { self.0.at(s, panel, 0, 1) }
     }
 }
 
@@ -178,7 +164,7 @@ pub(crate) unsafe fn multiply<S: Simd, W: Weights>(
     }
     assert!(k.start.is_multiple_of(2) && (rows - 1) * a.stride + k.end <= a.values.len());
     assert!((rows - 1) * c.stride + panels.len() * 16 <= c.values.len());
-    let tiles = rows.div_ceil(6);
+    let tiles = rows.div_ceil(W::TALLEST);
     let mut at = panels.start;
     while at < panels.end {
         let left = panels.end - at;
@@ -217,7 +203,7 @@ fn width_of<S: Simd>(height: usize, left: usize) -> usize {
         (true, 1) => 8,
         (true, _) => 4,
         (false, 1) => 4,
-        (false, 2 | 3) => 2,
+        (false, 2) => 2,
         (false, _) => 1,
     };
     if left >= most { most } else { 1 }
@@ -252,7 +238,6 @@ impl<S: Simd, W: Weights> Tile<S, W> {
                 (1, 4) => self.run::<1, 4>(),
                 (1, 2) if !S::WIDE => self.run::<1, 2>(),
                 (2, 2) if !S::WIDE => self.run::<2, 2>(),
-                (3, 2) if !S::WIDE => self.run::<3, 2>(),
                 (1, 8) if S::WIDE => self.run::<1, 8>(),
                 (2, 4) if S::WIDE => self.run::<2, 4>(),
                 (3, 4) if S::WIDE => self.run::<3, 4>(),
@@ -280,32 +265,37 @@ impl<S: Simd, W: Weights> Tile<S, W> {
                 }
             }
             for pair in self.k.start / 2..self.k.end / 2 {
-                let mut w = [[s.splat(0.0); 2]; P];
-                for p in 0..P {
-                    w[p] = self.w.pair(s, self.panel + p, pair);
-                }
                 for half in 0..2 {
-                    for r in 0..M {
-                        let a = s.splat(*self.a.add(r * self.a_stride + 2 * pair + half));
-                        for p in 0..P {
-                            sum[r][p] = s.fma(a, w[p][half], sum[r][p]);
-                        }
-                    }
+                    self.add::<M, P>(&mut sum, pair, half);
                 }
             }
             if self.k.end % 2 == 1 {
-                let k = self.k.end - 1;
-                for p in 0..P {
-                    let w = self.w.last(s, self.panel + p, k);
-                    for r in 0..M {
-                        let a = s.splat(*self.a.add(r * self.a_stride + k));
-                        sum[r][p] = s.fma(a, w, sum[r][p]);
-                    }
-                }
+                self.add::<M, P>(&mut sum, self.k.end / 2, 0);
             }
             for r in 0..M {
                 for p in 0..P {
                     s.store(&mut *self.c.add(r * self.c_stride + p * 16).cast(), sum[r][p]);
+                }
+            }
+        }
+    }
+    /// Adds one k.
+    ///
+    /// # Safety
+    /// As `run`, and `2 * pair + half` is in bounds.
+    #[inline(always)]
+    unsafe fn add<const M: usize, const P: usize>(&self, sum: &mut [[S::V; P]; M], pair: usize, half: usize) {
+        let s = self.s;
+        // SAFETY: the caller keeps `r < M`, `p < P` and k in bounds.
+        unsafe {
+            let mut w = [s.splat(0.0); P];
+            for p in 0..P {
+                w[p] = self.w.at(s, self.panel + p, pair, half);
+            }
+            for r in 0..M {
+                let a = s.splat(*self.a.add(r * self.a_stride + 2 * pair + half));
+                for p in 0..P {
+                    sum[r][p] = s.fma(a, w[p], sum[r][p]);
                 }
             }
         }
