@@ -14,8 +14,8 @@ pub(crate) trait Simd: Copy + Send + Sync {
     fn splat(self, x: f32) -> Self::V;
     fn load(self, x: &[f32; 16]) -> Self::V;
     fn store(self, to: &mut [f32; 16], v: Self::V);
-    /// Of sixteen pairs of bf16 as u32 the low halves (0) or the high ones (1). `half` is known where this is inlined.
-    fn widen_half(self, pairs: &[u32; 16], half: usize) -> Self::V;
+    /// Sixteen pairs of bf16 as u32, low half first: the lanes of the low and of the high halves.
+    fn widen_pairs(self, pairs: &[u32; 16]) -> [Self::V; 2];
     fn add(self, a: Self::V, b: Self::V) -> Self::V;
     fn sub(self, a: Self::V, b: Self::V) -> Self::V;
     fn mul(self, a: Self::V, b: Self::V) -> Self::V;
@@ -103,8 +103,8 @@ impl Simd for Portable {
         *to = v;
     }
     #[inline(always)]
-    fn widen_half(self, pairs: &[u32; 16], half: usize) -> [f32; 16] {
-        pairs.map(|pair| f32::from_bits(if half == 0 { pair << 16 } else { pair & 0xffff_0000 }))
+    fn widen_pairs(self, pairs: &[u32; 16]) -> [[f32; 16]; 2] {
+        [pairs.map(|pair| f32::from_bits(pair << 16)), pairs.map(|pair| f32::from_bits(pair & 0xffff_0000))]
     }
     #[inline(always)]
     fn add(self, a: [f32; 16], b: [f32; 16]) -> [f32; 16] {
@@ -196,18 +196,17 @@ mod x86 {
             }
         }
         #[inline(always)]
-        fn widen_half(self, pairs: &[u32; 16], half: usize) -> Self::V {
+        fn widen_pairs(self, pairs: &[u32; 16]) -> [Self::V; 2] {
             unsafe {
                 let first = _mm256_loadu_si256(pairs.as_ptr().cast());
                 let second = _mm256_loadu_si256(pairs.as_ptr().add(8).cast());
-                let widened = match half {
-                    0 => [_mm256_slli_epi32::<16>(first), _mm256_slli_epi32::<16>(second)],
-                    _ => {
-                        let high = _mm256_set1_epi32(0xffff_0000_u32 as i32);
-                        [_mm256_and_si256(first, high), _mm256_and_si256(second, high)]
-                    }
-                };
-                [_mm256_castsi256_ps(widened[0]), _mm256_castsi256_ps(widened[1])]
+                let high = _mm256_set1_epi32(0xffff_0000_u32 as i32);
+                let low = [_mm256_slli_epi32::<16>(first), _mm256_slli_epi32::<16>(second)];
+                let high = [_mm256_and_si256(first, high), _mm256_and_si256(second, high)];
+                [
+                    [_mm256_castsi256_ps(low[0]), _mm256_castsi256_ps(low[1])],
+                    [_mm256_castsi256_ps(high[0]), _mm256_castsi256_ps(high[1])],
+                ]
             }
         }
         #[inline(always)]
@@ -276,13 +275,14 @@ mod x86 {
             unsafe { _mm512_storeu_ps(to.as_mut_ptr(), v) }
         }
         #[inline(always)]
-        fn widen_half(self, pairs: &[u32; 16], half: usize) -> __m512 {
+        fn widen_pairs(self, pairs: &[u32; 16]) -> [__m512; 2] {
             unsafe {
                 let pairs = _mm512_loadu_si512(pairs.as_ptr().cast());
-                _mm512_castsi512_ps(match half {
-                    0 => _mm512_slli_epi32::<16>(pairs),
-                    _ => _mm512_and_si512(pairs, _mm512_set1_epi32(0xffff_0000_u32 as i32)),
-                })
+                let high = _mm512_set1_epi32(0xffff_0000_u32 as i32);
+                [
+                    _mm512_castsi512_ps(_mm512_slli_epi32::<16>(pairs)),
+                    _mm512_castsi512_ps(_mm512_and_si512(pairs, high)),
+                ]
             }
         }
         #[inline(always)]

@@ -11,17 +11,21 @@ use super::Rows;
 use super::simd::Simd;
 use std::ops::Range;
 
-/// Where the 16 columns of one panel stand for a k, named by its pair of successive k and its place there: only as many
-/// weights are in registers as are multiplied next.
+/// Where the 16 columns of one panel stand for a pair of successive k.
 pub(crate) trait Weights: Copy + Send + Sync {
     /// Rows of a tile at most: what is more does not fit into the registers beside the weights.
     const TALLEST: usize;
 
-    /// The weights of panel `panel` at `k = 2 * pair + half`.
+    /// The weights of panel `panel` at `2 * pair` and `2 * pair + 1`; where that is beyond the last k, any value.
     ///
     /// # Safety
-    /// `panel` and `k` are within the bounds that the value was made for; `half` is 0 or 1.
-    unsafe fn at<S: Simd>(self, s: S, panel: usize, pair: usize, half: usize) -> S::V;
+    /// `panel` and `2 * pair` are within the bounds that the value was made for.
+    unsafe fn pair<S: Simd>(self, s: S, panel: usize, pair: usize) -> [S::V; 2];
+    /// The weights at `k` alone, of which it is known that it is the last and even.
+    ///
+    /// # Safety
+    /// `panel` and `k` are within the bounds that the value was made for.
+    unsafe fn last<S: Simd>(self, s: S, panel: usize, k: usize) -> S::V;
 }
 
 /// f32 weights: lane l of panel p at k is `base[p * panel_stride + k * row_stride + l]`.
@@ -53,9 +57,17 @@ impl Weights for F32Weights<'_> {
     const TALLEST: usize = 6;
 
     #[inline(always)]
-    unsafe fn at<S: Simd>(self, s: S, panel: usize, pair: usize, half: usize) -> S::V {
-        // SAFETY: the caller keeps to the bounds checked in `new`.
-        unsafe { s.load(&*self.base.add(panel * self.panel_stride + (2 * pair + half) * self.row_stride).cast()) }
+    unsafe fn pair<S: Simd>(self, s: S, panel: usize, pair: usize) -> [S::V; 2] {
+        // SAFETY: the caller keeps to the bounds checked in `new`; the tile asks for a pair only if both exist.
+        unsafe {
+            let at = self.base.add(panel * self.panel_stride + 2 * pair * self.row_stride);
+            [s.load(&*at.cast()), s.load(&*at.add(self.row_stride).cast())]
+        }
+    }
+    #[inline(always)]
+    unsafe fn last<S: Simd>(self, s: S, panel: usize, k: usize) -> S::V {
+        // SAFETY: as above.
+        unsafe { s.load(&*self.base.add(panel * self.panel_stride + k * self.row_stride).cast()) }
     }
 }
 
@@ -78,9 +90,14 @@ impl Weights for PairWeights<'_> {
     const TALLEST: usize = 5;
 
     #[inline(always)]
-    unsafe fn at<S: Simd>(self, s: S, panel: usize, pair: usize, half: usize) -> S::V {
+    unsafe fn pair<S: Simd>(self, s: S, panel: usize, pair: usize) -> [S::V; 2] {
         // SAFETY: the caller keeps to the bounds.
-        s.widen_half(unsafe { self.lines.get_unchecked(panel * self.pairs + pair) }, half)
+        s.widen_pairs(unsafe { self.lines.get_unchecked(panel * self.pairs + pair) })
+    }
+    #[inline(always)]
+    unsafe fn last<S: Simd>(self, s: S, panel: usize, k: usize) -> S::V {
+        // SAFETY: as above.
+        unsafe { self.pair(s, panel, k / 2)[0] }
     }
 }
 
@@ -114,10 +131,15 @@ impl Weights for StridedPairs<'_> {
     const TALLEST: usize = PairWeights::TALLEST;
 
     #[inline(always)]
-    unsafe fn at<S: Simd>(self, s: S, panel: usize, pair: usize, half: usize) -> S::V {
+    unsafe fn pair<S: Simd>(self, s: S, panel: usize, pair: usize) -> [S::V; 2] {
         let at = panel * self.panel_stride + pair * self.pair_stride;
         // SAFETY: the caller keeps to the bounds checked in `new`.
-        s.widen_half(unsafe { self.lines.get_unchecked(at) }, half)
+        s.widen_pairs(unsafe { self.lines.get_unchecked(at) })
+    }
+    #[inline(always)]
+    unsafe fn last<S: Simd>(self, s: S, panel: usize, k: usize) -> S::V {
+        // SAFETY: as above.
+        unsafe { self.pair(s, panel, k / 2)[0] }
     }
 }
 
@@ -129,9 +151,13 @@ impl Weights for SecondOfPair<'_> {
     const TALLEST: usize = PairWeights::TALLEST;
 
     #[inline(always)]
-    unsafe fn at<S: Simd>(self, s: S, panel: usize, _: usize, _: usize) -> S::V {
+    unsafe fn pair<S: Simd>(self, _: S, _: usize, _: usize) -> [S::V; 2] {
+        unreachable!("one weight is no pair")
+    }
+    #[inline(always)]
+    unsafe fn last<S: Simd>(self, s: S, panel: usize, _: usize) -> S::V {
         // SAFETY: the caller keeps to the bounds of the pairs.
-        unsafe { self.0.at(s, panel, 0, 1) }
+        unsafe { self.0.pair(s, panel, 0)[1] }
     }
 }
 
@@ -265,37 +291,32 @@ impl<S: Simd, W: Weights> Tile<S, W> {
                 }
             }
             for pair in self.k.start / 2..self.k.end / 2 {
+                let mut w = [[s.splat(0.0); 2]; P];
+                for p in 0..P {
+                    w[p] = self.w.pair(s, self.panel + p, pair);
+                }
                 for half in 0..2 {
-                    self.add::<M, P>(&mut sum, pair, half);
+                    for r in 0..M {
+                        let a = s.splat(*self.a.add(r * self.a_stride + 2 * pair + half));
+                        for p in 0..P {
+                            sum[r][p] = s.fma(a, w[p][half], sum[r][p]);
+                        }
+                    }
                 }
             }
             if self.k.end % 2 == 1 {
-                self.add::<M, P>(&mut sum, self.k.end / 2, 0);
+                let k = self.k.end - 1;
+                for p in 0..P {
+                    let w = self.w.last(s, self.panel + p, k);
+                    for r in 0..M {
+                        let a = s.splat(*self.a.add(r * self.a_stride + k));
+                        sum[r][p] = s.fma(a, w, sum[r][p]);
+                    }
+                }
             }
             for r in 0..M {
                 for p in 0..P {
                     s.store(&mut *self.c.add(r * self.c_stride + p * 16).cast(), sum[r][p]);
-                }
-            }
-        }
-    }
-    /// Adds one k.
-    ///
-    /// # Safety
-    /// As `run`, and `2 * pair + half` is in bounds.
-    #[inline(always)]
-    unsafe fn add<const M: usize, const P: usize>(&self, sum: &mut [[S::V; P]; M], pair: usize, half: usize) {
-        let s = self.s;
-        // SAFETY: the caller keeps `r < M`, `p < P` and k in bounds.
-        unsafe {
-            let mut w = [s.splat(0.0); P];
-            for p in 0..P {
-                w[p] = self.w.at(s, self.panel + p, pair, half);
-            }
-            for r in 0..M {
-                let a = s.splat(*self.a.add(r * self.a_stride + 2 * pair + half));
-                for p in 0..P {
-                    sum[r][p] = s.fma(a, w[p], sum[r][p]);
                 }
             }
         }
