@@ -154,8 +154,8 @@ fn an_adapter_is_evaluated_sample_by_sample() {
         assert!((question["pass_at_2"].as_f64().unwrap() - two).abs() < 1e-12, "{question}");
     }
     // Texts are told of while they are written: in the end all of their tokens but those that end a turn.
-    let mut events = String::from_utf8(s.read("runs/p/events.jsonl")).unwrap();
-    let events = events.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+    let events = String::from_utf8(s.read("runs/p/events.jsonl")).unwrap();
+    let mut events = events.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
     let ended = events.rfind(|event| event["event"] == "node_finished" && event["node"] == "tested").unwrap();
     let written: u64 = answers.iter().map(|row| row["output_tokens"].as_u64().unwrap()).sum();
     let told = ended["counts"]["measured"]["tokens_written"].as_f64().unwrap() as u64;
